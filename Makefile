@@ -1,0 +1,35 @@
+# make run | test | lab | render | bench; variables: DATASET PRESET SEED NOTEBOOKS OUT DEVICE
+PYTHON ?= python3
+DATASET ?= digits
+PRESET ?= quick
+SEED ?= 0
+NOTEBOOKS ?=
+OUT ?= runs
+DEVICE ?= auto
+BIN := .venv/bin
+
+run: .venv/ready
+	$(BIN)/python -m nbutils run --dataset $(DATASET) --preset $(PRESET) --seed $(SEED) --notebooks "$(NOTEBOOKS)" --out $(OUT) --device $(DEVICE)
+
+test: .venv/ready-to-test
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -m "not series" --cov --cov-report=term --cov-fail-under=90 --durations=8
+	$(BIN)/python -m pytest -m series --durations=8
+
+lab: .venv/ready
+	$(BIN)/jupyter lab --no-browser --ip=127.0.0.1 --notebook-dir=.
+
+render: .venv/ready
+	$(BIN)/python -m nbutils render
+
+.venv/ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+.venv/ready-to-test: .venv/ready tests/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+.PHONY: run test lab render

@@ -1,0 +1,97 @@
+"""`python -m nbutils run | make | render | publish`: the series of notebooks, or single steps without Jupyter."""
+
+import argparse
+import sys
+
+from nbutils import InputError
+
+STEPS = ("classifier", "adversarial", "detector", "evaluation", "all")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser("python -m nbutils", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--dataset", default="digits")
+    common.add_argument("--preset", default="quick")
+    common.add_argument("--out", default="runs", help="folder of artifacts and results; relative paths start at the project's root")
+    common.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    common.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
+    common.add_argument("--data-root", default="", help="folder of the data sets (default: $NBUTILS_DATA, else data/)")
+    common.add_argument("--model", default="", help="an architecture, or package.module:factory")
+    running = commands.add_parser("run", parents=[common], help="run notebooks headless")
+    running.add_argument("--seed", type=int, nargs="+", default=[0])
+    running.add_argument("--notebooks", default="", help='numbers, such as "02 04" (default: all)')
+    running.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook's own parameter")
+    making = commands.add_parser("make", parents=[common], help="make a step without Jupyter; notebooks load what it made")
+    making.add_argument("step", choices=STEPS)
+    making.add_argument("--seed", type=int, default=0)
+    making.add_argument("--attack", nargs="+", default=["fgsm", "bim", "pgd", "pgd_l2"])
+    making.add_argument("--detector", nargs="+", default=["id", "jsd"])
+    commands.add_parser("render", help="run the series on its own parameters and store the outputs in notebooks/")
+    publishing = commands.add_parser("publish", parents=[common], help="copy a run's results to data/results")
+    publishing.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    try:
+        return globals()[f"_{args.command}"](args)
+    except InputError as error:
+        print(f"nbutils: {error}", file=sys.stderr)
+        return 2
+
+
+def _parameters(args: argparse.Namespace, seed: int) -> dict:
+    return {"DATASET": args.dataset, "PRESET": args.preset, "SEED": seed, "DEVICE": args.device, "THREADS": args.threads,
+            "DATA_ROOT": args.data_root, "OUT": args.out, "MODEL": args.model}
+
+
+def _run(args: argparse.Namespace) -> int:
+    import yaml
+
+    from nbutils import runner
+
+    own = {name: yaml.safe_load(value) for name, value in args.parameter}
+    return max(runner.run({**_parameters(args, seed), **own}, args.notebooks) for seed in args.seed)
+
+
+def _render(args: argparse.Namespace) -> int:
+    from nbutils import runner
+
+    return runner.render()
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from nbutils import runner
+
+    print(f"Published in {runner.publish(runner._out(_parameters(args, args.seed)))}.")
+    return 0
+
+
+def _make(args: argparse.Namespace) -> int:
+    from nbutils import pipeline, session
+
+    run = session.configure("04_image_and_jacobian", {**session.DEFAULTS, **_parameters(args, args.seed), "ATTACKS": args.attack,
+                                                      "DETECTORS": args.detector})
+    base = pipeline.classifier(run)
+    print(f"classifier {base.record['architecture']}: accuracy {base.record['accuracy']:.4f}, n {base.record['n']}")
+    upto = STEPS.index(args.step)
+    for attack in args.attack if upto >= 1 else []:
+        for split in ("train", "test"):
+            record = pipeline.adversarial(run, attack, split).record
+            print(f"adversarial {attack} on {split}: success {record['success_rate']:.3f}, n {record['n']}, {record['seconds']:.1f} s")
+    for name in args.detector if upto >= 2 else []:
+        for attack in args.attack:
+            for fit in range(run.preset["detector_seeds"]):
+                _, record = pipeline.detector(run, name, attack, fit)
+                print(f"detector {name} on {attack}, fit {fit}: train AUROC {record.get('train_auroc', float('nan')):.3f}")
+    for name in args.detector if upto >= 3 else []:
+        for fit_attack in args.attack:
+            for attack in args.attack:
+                auroc = pipeline.evaluation(run, name, fit_attack, attack).record["all"]["auroc"]
+                print(f"evaluation {name}, trained on {fit_attack}, tested on {attack}: AUROC {auroc:.3f}")
+    print(f"Kept in {run.folder}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

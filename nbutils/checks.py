@@ -1,0 +1,151 @@
+"""Controls that distrust the evaluation. Each raises `Leak` where the fault would make every number worthless, else returns what it measured."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from nbutils import artifacts
+from nbutils.attacks import per_image
+from nbutils.data import Images
+from nbutils.detectors.base import Detector, scores
+from nbutils.metrics import auroc, wilson
+from nbutils.models import predict
+
+NOISES = ("sign", "gaussian")
+
+
+class Leak(AssertionError):
+    """A detector or an attack that looks good for a reason that has nothing to do with what it claims."""
+
+
+def attack_moves(x: torch.Tensor, x_adv: torch.Tensor, budget: float, norm: str = "linf") -> None:
+    """An attack with a budget changes images, stays within the budget and within [0,1]."""
+    delta = (x_adv - x).flatten(1)
+    if budget > 0 and not delta.any():
+        raise Leak("The attack returned every image unchanged.")
+    size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    if size.max() > budget + 1e-6 or x_adv.min() < 0 or x_adv.max() > 1:
+        raise Leak(f"The attack left its budget: {norm} {size.max():.6f} of {budget}, values in [{x_adv.min():.3f}, {x_adv.max():.3f}].")
+
+
+def sources_disjoint(train: torch.Tensor, test: torch.Tensor, train_x: torch.Tensor | None = None, test_x: torch.Tensor | None = None) -> None:
+    """No source image on both sides of the split, by number and, where the images are given, by content."""
+    twins = np.intersect1d(train.cpu().numpy(), test.cpu().numpy())
+    if len(twins):
+        raise Leak(f"{len(twins)} source images stand on both sides of the split, the first is number {twins[0]}.")
+    if train_x is not None and test_x is not None:
+        seen = {image.tobytes() for image in train_x.cpu().numpy()}
+        same = sum(image.tobytes() in seen for image in test_x.cpu().numpy())
+        if same:
+            raise Leak(f"{same} test images are byte for byte training images.")
+
+
+def score_sign(detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor) -> float:
+    """On its own training images a detector must score adversarial ones higher; AUROC under .4 means that its sign is flipped."""
+    value = auroc(scores(detector, clean).numpy(force=True), scores(detector, adversarial).numpy(force=True))
+    if value < 0.4:
+        raise Leak(f"The detector scores its own training attacks lower than clean images (AUROC {value:.2f}): its sign is flipped.")
+    return value
+
+
+def null_attack(detector: Detector, attack: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> None:
+    """Clean images through the attack with no budget, through storage and the detector's maps, get bit-equal scores.
+
+    Args:
+        attack: images -> images, the attack with eps 0.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        artifacts.write_tensors(Path(folder) / "x", {"x": attack(x)})
+        back = artifacts.read_tensors(Path(folder) / "x")["x"].to(x.device)
+    if not torch.equal(scores(detector, back), scores(detector, x)):
+        raise Leak("Clean images that went through the attack with no budget get other scores: the path itself leaves a trace.")
+
+
+def batch_composition(detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor, tolerance: float = 1e-3) -> None:
+    """An image's score must not depend on the company it is scored in (train-mode batch normalisation on pure batches is such a leak)."""
+    n = min(len(clean), len(adversarial), 32)
+    clean, adversarial = clean[:n], adversarial[:n]
+    pure = torch.stack([scores(detector, clean), scores(detector, adversarial)], 1).flatten()
+    mixed = scores(detector, torch.stack([clean, adversarial], 1).flatten(0, 1))
+    alone = scores(detector, torch.stack([clean, adversarial], 1).flatten(0, 1)[:4], batch=1)
+    gap = max((pure - mixed).abs().max().item(), (mixed[:4] - alone).abs().max().item())
+    if gap > tolerance * (1 + pure.abs().max().item()):
+        raise Leak(f"Scores depend on the batch: pure, mixed and single batches differ by {gap:.3g}.")
+
+
+def eight_bit(detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor, tolerance: float = 0.2) -> dict[str, float]:
+    """AUROC before and after both sides are rounded to 8 bits; a fall by more than `tolerance` means that it reads the storage format."""
+    raw = auroc(scores(detector, clean).numpy(force=True), scores(detector, adversarial).numpy(force=True))
+    a, b = (scores(detector, (x * 255).round() / 255).numpy(force=True) for x in (clean, adversarial))
+    if raw - auroc(a, b) > tolerance:
+        raise Leak(f"AUROC falls from {raw:.2f} to {auroc(a, b):.2f} when both sides are rounded to 8 bits: the detector reads the storage format.")
+    return {"raw": raw, "rounded": auroc(a, b)}
+
+
+def matched_noise(x: torch.Tensor, x_adv: torch.Tensor, index: torch.Tensor, kind: str, seed: int = 0) -> torch.Tensor:
+    """Clean images with noise of the rms that the attack gave each: random signs, or Gaussian, clipped to [0,1] and refilled to that rms."""
+    rms = per_image(x_adv - x, lambda d: d.norm(dim=1) / d.shape[1] ** 0.5)
+    noise = np.empty(x.shape, np.float32)
+    for place, number in zip(noise, index.tolist(), strict=True):
+        draw = np.random.default_rng([seed, 7, number]).standard_normal(place.shape)
+        place[...] = np.sign(draw) if kind == "sign" else draw
+    noise = torch.from_numpy(noise).to(x)
+    scale = rms
+    for _ in range(10):  # clipping takes some of the noise away: scale until the size matches
+        noisy = (x + scale * noise).clamp(0, 1)
+        scale = scale * rms / per_image(noisy - x, lambda d: d.norm(dim=1) / d.shape[1] ** 0.5).clamp_min(1e-12)
+    return (x + scale * noise).clamp(0, 1)
+
+
+def controls(detector: Detector, x: torch.Tensor, x_adv: torch.Tensor, index: torch.Tensor, test: Images, calibrate: torch.Tensor,
+             *, fpr: float = 0.05, seed: int = 0) -> dict[str, float]:
+    """The measured controls of one fitted detector on test pairs, at a threshold of `fpr` on the images `calibrate`.
+
+    Args:
+        test: all clean test images, for the third group: those that the classifier gets wrong without any attack.
+
+    Returns:
+        auroc, and auroc_8bit: both sides rounded; auroc_within_class: clean and adversarial images of the same *predicted* class only;
+        auroc_noise_*: clean images with noise of the attack's rms, in the attack's place; flagged_*: shares above the threshold of the
+        adversarial images, of that noise, of clean images classified rightly and wrongly (with n of the last).
+    """
+    batch_composition(detector, x, x_adv)
+    model, threshold = detector.classifier, detector.calibrate(calibrate, fpr)
+    clean, adversarial = (scores(detector, part).numpy(force=True) for part in (x, x_adv))
+    out = {"auroc": auroc(clean, adversarial), "auroc_8bit": eight_bit(detector, x, x_adv)["rounded"]}
+    label, label_adv = (predict(model, part).argmax(1).numpy(force=True) for part in (x, x_adv))
+    out["auroc_within_class"] = within_class(clean, adversarial, label, label_adv)
+    out["flagged_adversarial"] = float((adversarial > threshold).mean())
+    for kind in NOISES:
+        noisy = scores(detector, matched_noise(x, x_adv, index, kind, seed)).numpy(force=True)
+        out[f"auroc_noise_{kind}"] = auroc(clean, noisy)
+        out[f"flagged_noise_{kind}"] = float((noisy > threshold).mean())
+    flagged = (scores(detector, test.pixels()) > threshold).numpy(force=True)
+    right = (predict(model, test.x).argmax(1) == test.y).numpy(force=True)
+    out["flagged_clean_right"] = float(flagged[right].mean())
+    out["flagged_clean_wrong"] = float(flagged[~right].mean()) if (~right).any() else None
+    out["n_clean_wrong"] = int((~right).sum())
+    return out
+
+
+def within_class(clean: np.ndarray, adversarial: np.ndarray, label: np.ndarray, label_adv: np.ndarray) -> float | None:
+    """Mean AUROC over predicted classes, weighted by the number of pairs compared; None when no class has both."""
+    values, weights = [], []
+    for c in np.union1d(label, label_adv):
+        a, b = clean[label == c], adversarial[label_adv == c]
+        if len(a) and len(b):
+            values.append(auroc(a, b))
+            weights.append(len(a) * len(b))
+    return float(np.average(values, weights=weights)) if values else None
+
+
+def random_noise_harmless(model: nn.Module, x: torch.Tensor, x_adv: torch.Tensor, index: torch.Tensor, y: torch.Tensor) -> dict[str, float]:
+    """Share of predictions changed by the attack and by sign noise of the same size: an attack must do more than noise does."""
+    attacked = (predict(model, x_adv).argmax(1) != y).float().mean().item()
+    noisy = (predict(model, matched_noise(x, x_adv, index, "sign")).argmax(1) != y).float().mean().item()
+    n = len(x)
+    return {"attack": attacked, "noise": noisy, "noise_interval": list(wilson(noisy * n, n))}

@@ -1,0 +1,51 @@
+"""The four papers' printed numbers, as data, and how ours stand beside them."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from nbutils import InputError
+
+FOLDER = Path(__file__).resolve().parent.parent / "data" / "papers"
+PAPERS = ("000", "002", "003", "004")
+
+
+@cache
+def paper(number: str) -> dict:
+    """One paper: `tables`, `text_numbers`, `print_errors`."""
+    return json.loads((FOLDER / f"{number}.json").read_text())
+
+
+def index() -> pd.DataFrame:
+    """One row for each numbered table and figure of the four papers, with the notebook that reproduces it."""
+    return pd.DataFrame(json.loads((FOLDER / "index.json").read_text()))
+
+
+def table(name: str) -> pd.DataFrame:
+    """A printed table ("000.table7") as rows: key columns, `value`, sometimes `std`; columns that the print repeats are left out."""
+    tables = paper(name[:3])["tables"] if name[:3] in PAPERS else {}
+    if name not in tables:
+        raise InputError(f"{name!r} is no table of the papers: write <paper>.table<n>, for example 000.table7.")
+    rows = pd.DataFrame(tables[name]["rows"])
+    return rows[rows["copy"] == 1].drop(columns="copy") if "copy" in rows else rows
+
+
+def compare(name: str, here: list[dict], *, value: str = "here", **fixed: object) -> pd.DataFrame:
+    """The paper's figures beside ours: rows of `here` joined with the table's on the key columns they share.
+
+    Args:
+        here: our rows; those columns that are keys of the table are matched, all others are shown.
+        fixed: keys that our rows do not carry, such as dataset="mnist".
+    Returns:
+        our rows with a column `paper` before the column `value` (missing where the paper prints nothing).
+    """
+    printed = table(name).rename(columns={"value": "paper"})
+    for key, only in fixed.items():
+        printed = printed[printed[key] == only].drop(columns=key)
+    ours = pd.DataFrame(here)
+    keys = [column for column in printed.columns if column in ours.columns and column not in ("paper", "std", "printed")]
+    joined = ours.merge(printed[[*keys, "paper"]], on=keys, how="left", validate="many_to_one")
+    front = [*keys, "paper", value]
+    return joined[front + [column for column in joined.columns if column not in front]]

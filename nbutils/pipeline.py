@@ -1,0 +1,254 @@
+"""The corridor: classifier -> adversarial -> detector -> evaluation. Each step loads what is kept for its arguments, or makes and keeps it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, train
+from nbutils.artifacts import Artifact
+from nbutils.data import Images, to_float
+from nbutils.session import Run, log
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The protected classifier with its record: `accuracy` on the test images, `n`, parameters, how training went."""
+
+    model: nn.Module
+    record: dict
+    artifact: Artifact
+
+
+@dataclass(frozen=True)
+class AdversarialSet:
+    """What an attack made of images: float `x`, `x_adv` (n,c,h,w) in [0,1]; `prediction` is the label it had to leave; all on the device."""
+
+    name: str
+    x: torch.Tensor
+    y: torch.Tensor
+    index: torch.Tensor
+    prediction: torch.Tensor
+    x_adv: torch.Tensor
+    prediction_adv: torch.Tensor
+    success: torch.Tensor
+    target: torch.Tensor | None
+    record: dict
+    artifact: Artifact
+
+    @property
+    def setting(self) -> dict:
+        return self.record["setting"]
+
+
+def classifier(run: Run) -> Classifier:
+    """The classifier of this run: the preset's architecture trained on the training images, or the user's own MODEL."""
+    if "classifier" in run.kept:
+        return run.kept["classifier"]
+    own = ":" in run.parameters["MODEL"]
+    architecture = run.parameters["MODEL"] or run.preset["classifier"]
+    base = models.bring(architecture).to(run.device) if own else None
+    if own:
+        models.check(base, run.data.test[:4].pixels(), len(run.data.classes))
+    arguments = {"architecture": architecture, "data": _fingerprint(run), "seed": run.seed}
+    arguments |= {"weights": artifacts.key_of(base.state_dict())} if own else {"epochs": run.preset["epochs"]}
+
+    def make(folder: Path) -> tuple[dict, dict]:
+        model = base if own else _fresh(run, architecture)
+        record = {}
+        if not own:
+            images, epochs = run.data.train, run.preset["epochs"]
+            bar = lambda items: run.progress(items, f"training {architecture}")  # noqa: E731
+            record = train.fit(model, images.x, images.y, groups=images.index, epochs=epochs, seed=run.seed, folder=folder, progress=bar)
+            if record["collapsed"]:
+                raise InputError(f"{architecture} gives every {run.data.name} image the same label after {epochs} epochs: change SEED or MODEL.")
+        logits = models.predict(model, run.data.test.x)
+        record |= {"accuracy": (logits.argmax(1) == run.data.test.y).float().mean().item(), "n": len(run.data.test)}
+        record |= {"architecture": architecture, "parameters": sum(p.numel() for p in model.parameters())}
+        return ({} if own else model.state_dict()) | {"test_logits": logits}, record
+
+    code = (train.fit, models.Normalised, *([] if own else [models.ARCHITECTURES[architecture]]))
+    artifact = _step(run, "classifier", architecture.replace(":", "."), make, arguments=arguments, code=code)
+    model = base if own else _fresh(run, architecture)
+    if not own:
+        model.load_state_dict({k: v for k, v in artifact.tensors.items() if k != "test_logits"})
+        models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
+    run.kept["classifier"] = Classifier(model.requires_grad_(False), artifact.record, artifact)
+    return run.kept["classifier"]
+
+
+def _fresh(run: Run, architecture: str) -> nn.Module:
+    pixels = run.data.train[:2000].pixels()
+    mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
+    return models.build(architecture, run.data.shape, len(run.data.classes), mean=mean, std=std, seed=run.seed).to(run.device)
+
+
+def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbutils", **knobs: float | int | str | None) -> AdversarialSet:
+    """The images of a split attacked with the setting `name` of `attacks.SETTINGS`, any knob of it replaced by those given.
+
+    Made in chunks that are kept one by one, so a killed run goes on; a chunk that does not fit into memory is halved.
+    """
+    settings = attacks.SETTINGS if backend == "nbutils" else attacks.CLEVERHANS_SETTINGS
+    if name not in settings:
+        raise InputError(f"Attack {name!r} is unknown: choose one of {', '.join(settings)}.")
+    changed = {knob: value for knob, value in knobs.items() if value is not None}
+    setting = {**settings[name], **changed}
+    if "steps" in setting and "steps" not in changed and name.startswith("pgd"):
+        setting["steps"] = run.preset["pgd_steps"]
+    if "eps" in changed and "step" in setting and "step" not in changed:  # the step keeps its share of the budget
+        setting["step"] = attacks.SETTINGS[name]["step"] * changed["eps"] / attacks.SETTINGS[name]["eps"]
+    keywords = {knob: value for knob, value in setting.items() if knob != "attack"}
+    attack = attacks.ATTACKS[setting["attack"]] if backend == "nbutils" else attacks.through_cleverhans(setting["attack"])
+    images, base = _attacked(run, split), classifier(run)
+
+    def make(folder: Path) -> tuple[dict, dict]:
+        return _attack_chunks(run, base, images, attack, keywords, folder, f"{name} on {split}")
+
+    arguments = {"setting": setting, "backend": backend, "images": artifacts.key_of(images.index), "seed": run.seed}
+    label = "-".join([name, *(f"{k}{v:.4g}" if isinstance(v, float) else f"{k}{v}" for k, v in changed.items()), split])
+    label += "" if backend == "nbutils" else f"-{backend}"
+    artifact = _step(run, "adversarial", label, make, arguments=arguments, parents={"classifier": base.artifact},
+                     code=(attack, _attack_chunks, models.Counted))
+    tensors = {k: v.to(run.device) for k, v in artifact.tensors.items()}
+    tensors["x"] = to_float(tensors["x"])
+    record = {**artifact.record, "setting": setting, "backend": backend, "seconds": artifact.record["seconds"]}
+    return AdversarialSet(name, **{"target": None, **tensors}, record=record, artifact=artifact)
+
+
+def _attacked(run: Run, split: str) -> Images:
+    if split not in ("train", "test"):
+        raise InputError(f"split {split!r} is unknown: choose train or test.")
+    images, n = getattr(run.data, split), run.preset[f"attacked_{split}"]
+    return images[:n]
+
+
+def _attack_chunks(run: Run, base: Classifier, images: Images, attack: Callable, keywords: dict, folder: Path, what: str) -> tuple[dict, dict]:
+    chunk, done, start, out_of_memory = run.preset["chunk"], [], 0, 0
+    key = artifacts.key_of(keywords, images.x, images.index, base.artifact.hash, attack, chunk, run.seed)
+    for start in run.progress(range(0, len(images), chunk), what):
+        part = artifacts.find_part(folder, str(start), key)
+        if part is None:
+            rows, size = images[start:start + chunk], chunk
+            while part is None:
+                try:
+                    pieces = [_attack_rows(run, base.model, rows[i:i + size], attack, keywords) for i in range(0, len(rows), size)]
+                    part = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+                except torch.OutOfMemoryError as error:
+                    if size == 1:
+                        raise InputError(f"{what}: one image does not fit into the device's memory; use DEVICE = 'cpu'.") from error
+                    size, out_of_memory = -(-size // 2), out_of_memory + 1
+                    torch.cuda.empty_cache()
+            artifacts.keep_part(folder, str(start), part, key)
+        done.append(part)
+    tensors = {name: torch.cat([part[name].cpu() for part in done]) for name in done[0]}
+    cost = {name: tensors.pop(name).sum().item() for name in ("seconds", "forwards", "backwards")}
+    n = len(images)
+    record = {"n": n, "success_rate": tensors["success"].float().mean().item(), "seconds": round(cost["seconds"], 3),
+              "forwards_per_image": cost["forwards"] / n, "backwards_per_image": cost["backwards"] / n, "halved": out_of_memory}
+    return tensors, record
+
+
+def _attack_rows(run: Run, model: nn.Module, images: Images, attack: Callable, keywords: dict) -> dict[str, torch.Tensor]:
+    x = images.pixels()
+    prediction = models.predict(model, x).argmax(1)
+    counted = models.Counted(model)
+    started = time.perf_counter()
+    x_adv = attack(counted, x, prediction, index=images.index, seed=run.seed, **keywords)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
+    prediction_adv = models.predict(model, x_adv).argmax(1)
+    cost = {"seconds": seconds, "forwards": counted.forwards, "backwards": counted.backwards}
+    return {
+        "x": images.x, "y": images.y, "index": images.index, "prediction": prediction, "x_adv": x_adv, "prediction_adv": prediction_adv,
+        "success": prediction_adv != prediction, **{name: torch.tensor([value], dtype=torch.float64) for name, value in cost.items()},
+    }
+
+
+def detector(run: Run, name: str, attack: str = "", fit: int = 0, **knobs: float | int | str | None) -> tuple[detectors.Detector, dict]:
+    """The detector `name`, trained ones on the training images and what `attack` made of them; `fit` numbers repetitions with seeds of their own.
+
+    Returns:
+        the detector and its record (empty for scalars).
+    """
+    base = classifier(run)
+    made = detectors.build(name, base.model)
+    if name not in detectors.TRAINED:
+        return made, {}
+    pairs = adversarial(run, attack, "train", **knobs)
+    architecture = run.preset["detector"]
+    arguments = {"detector": name, "architecture": architecture, "epochs": run.preset["detector_epochs"], "seed": run.seed, "fit": fit}
+
+    def make(folder: Path) -> tuple[dict, dict]:
+        bar = lambda items: run.progress(items, f"fitting {name} on {attack}")  # noqa: E731
+        record = made.fit(pairs.x, pairs.x_adv, pairs.index, architecture=architecture, epochs=run.preset["detector_epochs"],
+                          seed=run.seed * 100 + fit, folder=folder, progress=bar)
+        record["train_auroc"] = checks.score_sign(made, pairs.x, pairs.x_adv)
+        return made.state(), record
+
+    artifact = _step(run, "detector", f"{name}-{pairs.artifact.path.name}-{fit}", make, arguments=arguments, parents={"pairs": pairs.artifact},
+                     code=(detectors.Network, detectors.TRAINED[name], models.ARCHITECTURES[architecture], checks.score_sign))
+    return made.load(artifact.tensors, run.data.shape, architecture=architecture), {**artifact.record, "hash": artifact.hash}
+
+
+def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: int | None = None, fit_knobs: dict | None = None,
+               **knobs: float | int | str | None) -> Artifact:
+    """Detector `name`, trained on `fit_attack` (unused by scalars), on the test images and what `test_attack` made of them.
+
+    Returns:
+        an artifact with per-image scores `clean`, `adversarial` (fits, n), `calibrate` (fits, m) and the record of `metrics.evaluate`.
+    """
+    trained = name in detectors.TRAINED
+    fits = (run.preset["detector_seeds"] if fits is None else fits) if trained else 1
+    pairs = adversarial(run, test_attack, "test", **knobs)
+    fitted = [detector(run, name, fit_attack, i, **(fit_knobs or {})) for i in range(fits)]
+    arguments = {"detector": name, "fitted": [record.get("hash") for _, record in fitted], "calibrate": artifacts.key_of(run.data.calibrate.index)}
+
+    def make(folder: Path) -> tuple[dict, dict]:
+        if trained:
+            checks.sources_disjoint(_attacked(run, "train").index, pairs.index)
+        held = run.data.calibrate.pixels()
+        rows = {"clean": pairs.x, "adversarial": pairs.x_adv, "calibrate": held}
+        tensors = {what: torch.stack([detectors.scores(d, x) for d, _ in fitted]) for what, x in rows.items()}
+        record = metrics.evaluate(**tensors, success=pairs.success, decision=0.0 if trained else None, seed=run.seed)
+        return {**tensors, "index": pairs.index}, {**record, "collapses": sum(r.get("collapses", 0) for _, r in fitted)}
+
+    label = "-".join([name, *([fit_attack] if trained else []), *(f"{k}{v}" for k, v in (fit_knobs or {}).items()), "on", pairs.artifact.path.name])
+    code = (metrics.evaluate, detectors.TRAINED.get(name) or detectors.SCALARS[name])
+    return _step(run, "evaluation", f"{label}-x{fits}", make, arguments=arguments,
+                 parents={"pairs": pairs.artifact, "classifier": classifier(run).artifact}, code=code)
+
+
+def controls(run: Run, name: str, attack: str, **knobs: float | int | str | None) -> dict:
+    """The leak controls (`checks`) of the detector `name` trained on `attack`: those that raise, then those that measure."""
+    found, record = detector(run, name, attack, **knobs)
+    pairs = adversarial(run, attack, "test", **knobs)
+
+    def make(folder: Path) -> tuple[dict, dict]:
+        keywords = {k: v for k, v in pairs.setting.items() if k != "attack"} | {"eps": 0.0}
+        nothing = lambda x: attacks.ATTACKS[pairs.setting["attack"]](  # noqa: E731
+            found.classifier, x, pairs.prediction, index=pairs.index, seed=run.seed, **keywords)
+        checks.null_attack(found, nothing, pairs.x)
+        checks.sources_disjoint(_attacked(run, "train").index, pairs.index, _attacked(run, "train").x, _attacked(run, "test").x)
+        checks.attack_moves(pairs.x, pairs.x_adv, pairs.setting["eps"], pairs.setting.get("norm", "linf"))
+        return {}, checks.controls(found, pairs.x, pairs.x_adv, pairs.index, run.data.test, run.data.calibrate.pixels(), seed=run.seed)
+
+    artifact = _step(run, "controls", f"{name}-{pairs.artifact.path.name}", make, arguments={"detector": name, "fitted": record.get("hash")},
+                     parents={"pairs": pairs.artifact}, code=(checks.controls, checks.null_attack, checks.sources_disjoint, checks.attack_moves))
+    return artifact.record
+
+
+def _step(run: Run, step: str, name: str, make: Callable, **what: object) -> Artifact:
+    made = time.perf_counter()
+    artifact = artifacts.load_or_make(run.folder / step / name, make, say=log.warning, **what)
+    run.timings[f"{step}/{name}"] = round(time.perf_counter() - made, 2)
+    return artifact
+
+
+def _fingerprint(run: Run) -> dict:
+    """What decides the data of a run, with a hash of the images themselves."""
+    images = run.data
+    return {"name": images.name, "train": artifacts.key_of(images.train.x, images.train.y), "test": artifacts.key_of(images.test.x, images.test.y)}

@@ -1,0 +1,114 @@
+"""Figures: `ax` in, `ax` out. One colour per attack and per detector in the whole series, safe for colour-blind readers (Okabe and Ito)."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = {
+    "clean": "#000000", "noise_sign": "#999999", "noise_gaussian": "#BBBBBB",
+    "fgsm": "#E69F00", "bim": "#56B4E9", "pgd": "#009E73", "pgd_l2": "#CC79A7", "carlini_wagner_l2": "#D55E00",
+    "id": "#0072B2", "jsd": "#D55E00",
+    "max_softmax": "#009E73", "margin": "#56B4E9", "entropy": "#F0E442", "gradient_norm": "#CC79A7", "noise": "#999999",
+}
+
+
+def colour(name: str) -> str:
+    """The colour of an attack or detector; grey for others."""
+    return COLOURS.get(name, "#666666")
+
+
+def gallery(rows: dict[str, torch.Tensor], titles: Sequence[str] = (), *, size: float = 0.95) -> Figure:
+    """A grid of images: one row a label, (n,c,h,w) in [0,1] each; signed maps must have been brought to [0,1] before."""
+    n = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(len(rows), n, figsize=(min(8, 1.1 + size * n), size * len(rows) + 0.35), squeeze=False)
+    for line, (label, images) in zip(axes, rows.items(), strict=True):
+        for ax in line:
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.set_frame_on(False)
+        for ax, image in zip(line, images, strict=False):
+            picture(ax, image)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title(title, fontsize=8)
+    figure.subplots_adjust(wspace=0.06, hspace=0.06)
+    return figure
+
+
+def picture(ax: Axes, image: torch.Tensor) -> Axes:
+    """One image (c,h,w) in [0,1], grey or colour."""
+    ax.imshow(image.detach().cpu().permute(1, 2, 0).squeeze(-1).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    return ax
+
+
+def perturbations(x: torch.Tensor, x_adv: torch.Tensor, titles: Sequence[str] = (), *, k: float | None = None) -> Figure:
+    """Clean images, adversarial images, and what was added, scaled by `k` around middle grey; k is chosen so that the largest change shows."""
+    delta = x_adv - x
+    k = k or max(1.0, float(f"{0.5 / delta.abs().max().clamp_min(1e-6).item():.1g}"))
+    return gallery({"clean": x, "adversarial": x_adv, f"perturbation\nx {k:g}": (0.5 + k * delta).clamp(0, 1)}, titles)
+
+
+def signed(maps: torch.Tensor) -> torch.Tensor:
+    """Signed maps (n,c,h,w) to pictures: 0 is middle grey, each map scaled by its own largest size."""
+    return 0.5 + 0.5 * maps / maps.abs().flatten(1).amax(1).clamp_min(1e-12)[:, None, None, None]
+
+
+def histogram(ax: Axes, groups: dict[str, torch.Tensor], *, threshold: float | None = None, label: str = "detector score") -> Axes:
+    """Scores of several groups of images over common bins."""
+    values = {name: np.asarray(scores, float).ravel() for name, scores in groups.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), 30)
+    for name, scores in values.items():
+        ax.hist(scores, edges, histtype="stepfilled", alpha=0.45, color=colour(name), label=f"{name} (n = {len(scores)})")
+    if threshold is not None:
+        ax.axvline(threshold, color="black", lw=1, ls="--")
+    ax.set(xlabel=label, ylabel="images")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def roc(ax: Axes, curves: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Axes:
+    """True against false positive rate of several detectors, each given as (clean scores, adversarial scores)."""
+    for name, (clean, adversarial) in curves.items():
+        clean, adversarial = np.asarray(clean, float).ravel(), np.asarray(adversarial, float).ravel()
+        cuts = np.r_[np.inf, np.unique(np.r_[clean, adversarial])[::-1], -np.inf]
+        ax.plot([(clean > c).mean() for c in cuts], [(adversarial > c).mean() for c in cuts], color=colour(name), label=name)
+    ax.plot([0, 1], [0, 1], color="#BBBBBB", lw=0.8, ls=":")
+    ax.set(xlabel="false positive rate (clean images flagged)", ylabel="true positive rate", xlim=(-0.01, 1), ylim=(0, 1.01))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def matrix(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str = "", low: float = 0.5) -> Axes:
+    """A matrix of numbers in [low, 1] with the numbers written in it; rows: trained on, columns: tested on."""
+    ax.imshow(values, cmap="cividis", vmin=low, vmax=1)
+    for (i, j), value in np.ndenumerate(values):
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=9, color="black" if value > (1 + low) / 2 else "white")
+    ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set(title=title, xlabel="tested on", ylabel="trained on")
+    return ax
+
+
+def curve(ax: Axes, x: Sequence[float], y: Sequence[float], name: str, bounds: Sequence[Sequence[float]] | None = None, **style: object) -> Axes:
+    """A line with markers and, where `bounds` gives (low, high) a point, its interval as a band."""
+    style = {"color": colour(name), "label": name, "marker": "o", "ms": 3, **style}
+    ax.plot(x, y, **style)
+    if bounds is not None:
+        ax.fill_between(x, [b[0] for b in bounds], [b[1] for b in bounds], color=style["color"], alpha=0.15, lw=0)
+    return ax
+
+
+def intervals(ax: Axes, rows: dict[str, tuple[float, float, float]], *, at: float | None = None) -> Axes:
+    """One line a name: (value, low, high), with a reference line `at`."""
+    for i, (name, (value, low, high)) in enumerate(rows.items()):
+        ax.plot([low, high], [i, i], color=colour(name), lw=2)
+        ax.plot(value, i, "o", color=colour(name))
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.invert_yaxis()
+    if at is not None:
+        ax.axvline(at, color="#BBBBBB", ls=":")
+    return ax

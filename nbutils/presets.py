@@ -1,0 +1,31 @@
+"""The presets, as data: how many images, epochs, iterations and seeds each data set gets at each size of run.
+
+`smoke` shows in seconds that everything runs, `quick` gives numbers worth reading on two CPU cores, `paper` has the papers' sizes.
+"""
+
+FIELDS = {
+    "classifier": "architecture of the protected classifier",
+    "epochs": "passes over the training images, classifier",
+    "train": "training images of the classifier (0: all)",
+    "calibrate": "clean images that fix a detector's threshold, held back from training",
+    "test": "test images that measure the classifier (0: all)",
+    "attacked_train": "training images attacked, to fit detectors",
+    "attacked_test": "test images attacked, to measure detectors",
+    "detector": "architecture of the detectors (the classifier's, as in paper 000, or a narrower one)",
+    "detector_epochs": "passes over clean and attacked images, detector",
+    "detector_seeds": "detectors fitted for a main cell, each with a seed of its own",
+    "pgd_steps": "gradient steps of PGD",
+    "chunk": "images in a batch of an attack",
+}
+
+PRESETS = {
+    "digits": {
+        "smoke": dict(classifier="digits_net", epochs=4, train=400, calibrate=100, test=200, attacked_train=60, attacked_test=40,
+                      detector="digits_net", detector_epochs=4, detector_seeds=1, pgd_steps=5, chunk=40),
+        "quick": dict(classifier="digits_net", epochs=30, train=0, calibrate=200, test=0, attacked_train=300, attacked_test=150,
+                      detector="digits_net", detector_epochs=20, detector_seeds=3, pgd_steps=20, chunk=150),
+        "paper": dict(classifier="digits_net", epochs=60, train=0, calibrate=200, test=0, attacked_train=1147, attacked_test=450,
+                      detector="digits_net", detector_epochs=60, detector_seeds=5, pgd_steps=40, chunk=450),
+    },
+}
+PRESETS["digits_rgb"] = PRESETS["digits"]

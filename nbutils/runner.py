@@ -1,0 +1,146 @@
+"""Runs the series of notebooks headless, and renders the outputs that are stored with them. Needs Jupyter; imports no torch."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from nbutils import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "data" / "results"
+
+
+def notebooks(chosen: str = "") -> list[Path]:
+    """The notebooks in order; `chosen` names some by their numbers, "02 04"."""
+    every = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    wanted = chosen.replace(",", " ").split()
+    missing = [w for w in wanted if not any(p.stem.startswith(w) for p in every)]
+    if missing:
+        raise InputError(f"There is no notebook {missing[0]!r}: the series is {', '.join(p.stem for p in every)}.")
+    return [p for p in every if not wanted or any(p.stem.startswith(w) for w in wanted)]
+
+
+def parameter_names(path: Path) -> set[str]:
+    """The names in the cell tagged `parameters`."""
+    for cell in json.loads(path.read_text())["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            return {line.split(":")[0].strip() for line in "".join(cell["source"]).splitlines() if ":" in line and not line.startswith("#")}
+    return set()
+
+
+def run(parameters: dict, chosen: str = "", *, say=print) -> int:
+    """Execute notebooks one after another with papermill; a line each: name, seconds, key number.
+
+    Args:
+        parameters: for those notebooks that have them; a name that none of them has is refused.
+    Returns:
+        0, or 1 when a notebook failed (its last error line is shown, the others still run).
+    """
+    paths = notebooks(chosen)
+    names = {path: parameter_names(path) for path in paths}
+    for name in parameters:
+        if not any(name in known for known in names.values()):
+            raise InputError(f"{name} is no parameter of {', '.join(p.stem for p in paths)}.")
+    out, failed = _out(parameters), 0
+    for path in paths:
+        started = time.perf_counter()
+        error = _execute(path, out / "notebooks" / path.name, {k: v for k, v in parameters.items() if k in names[path]})
+        seconds = time.perf_counter() - started
+        failed += bool(error)
+        say(f"{path.stem:<28}{seconds:7.1f} s   {error or _key(out / 'results' / f'{path.stem}.json')}")
+    say(f"Executed notebooks, figures and results lie in {_shown(out)}/{{notebooks,figures,results}}.")
+    return 1 if failed else 0
+
+
+def _out(parameters: dict) -> Path:
+    """The folder of a run; `session.configure` makes the same."""
+    p = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "OUT": "runs", "MODEL": "", **parameters}
+    own = "-" + "".join(c if c.isalnum() else "_" for c in p["MODEL"]) if p["MODEL"] else ""
+    return (ROOT / Path(str(p["OUT"])).expanduser()).resolve() / f"{p['DATASET']}-{p['PRESET']}-s{p['SEED']}{own}"
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _execute(source: Path, target: Path, parameters: dict) -> str:
+    """Run one notebook into `target`, which appears whole or not at all; returns the error's last line, or nothing."""
+    import papermill
+
+    os.environ["NBUTILS_PROGRESS"] = "0"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"OUT cannot be made a folder ({error.strerror}): choose another."
+    part = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
+    for attempt in (1, 2):
+        try:
+            papermill.execute_notebook(source, part, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=str(ROOT))
+            os.replace(part, target)
+            return ""
+        except papermill.PapermillExecutionError as error:
+            kept = target.with_name(f"{target.stem}-failed.ipynb")
+            os.replace(part, kept)
+            return f"{error.ename}: {error.evalue} (see {_shown(kept)})"
+        except RuntimeError as error:  # the kernel did not start: two of them can race for a port
+            if attempt == 2:
+                return f"the kernel died: {error}"
+        finally:
+            part.unlink(missing_ok=True)
+    return ""
+
+
+def _key(path: Path) -> str:
+    if not path.exists():
+        return ""
+    key = json.loads(path.read_text())["key"]
+    return f"{key['name']} {key['value']:.3g}"
+
+
+# -- the outputs stored in notebooks/ --------------------------------------------------------------------------------------------------
+
+
+def sources_hash(notebook: dict) -> str:
+    """A hash of the code cells; stored with the outputs, so that a test sees when the two part."""
+    return hashlib.sha256("\0".join("".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code").encode()).hexdigest()
+
+
+def render(*, say=print) -> int:
+    """The only author of stored outputs: every notebook in order, clean kernel, its own parameters; publishes the results JSON beside."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    os.environ["NBUTILS_PROGRESS"] = "0"
+    for path in notebooks():
+        started = time.perf_counter()
+        notebook = nbformat.read(path, 4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)
+            if cell.cell_type == "code":
+                cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+        notebook.metadata = {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}, "language_info": {"name": "python"},
+            "nbutils": {"sources": sources_hash(json.loads(nbformat.writes(notebook)))},
+        }
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(nbformat.writes(notebook) + "\n")
+        os.replace(part, path)
+        say(f"{path.stem:<28}{time.perf_counter() - started:7.1f} s   {path.stat().st_size // 1000} kB")
+    publish(_out({}))
+    return 0
+
+
+def publish(run_folder: Path) -> Path:
+    """Copy the results JSON of a run to data/results, its timings with it."""
+    target = PUBLISHED / run_folder.name
+    target.mkdir(parents=True, exist_ok=True)
+    for result in sorted((run_folder / "results").glob("*.json")):
+        shutil.copyfile(result, target / result.name)
+    return target

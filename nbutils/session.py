@@ -1,0 +1,241 @@
+"""Where a notebook, or the command line, begins: parameters checked before any work, seeds, device, folders; and where its results end."""
+
+import difflib
+import inspect
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nbutils import InputError, artifacts, attacks, data, detectors, models
+from nbutils.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parent.parent
+log = logging.getLogger("nbutils")
+
+# Every parameter of the series: (type, what it may be). One name has one type and one meaning in all notebooks.
+PARAMETERS = {
+    "DATASET": (str, "a data set"),
+    "PRESET": (str, "a preset"),
+    "SEED": (int, "0 or more"),
+    "DEVICE": (str, "auto, cpu, cuda or cuda:N"),
+    "THREADS": (int, "0 or more"),
+    "DATA_ROOT": (str, "a folder"),
+    "OUT": (str, "a folder"),
+    "MODEL": (str, "an architecture or package.module:factory"),
+    "WEIGHTS": (str, "a file"),
+    "EPS_255": (float | None, "more than 0"),
+    "STEPS": (int | None, "1 or more"),
+    "BACKEND": (str, "nbutils or cleverhans"),
+    "ATTACKS": (list, "attacks"),
+    "DETECTORS": (list, "detectors"),
+    "FPR": (float, "between 0 and 1"),
+}
+COMMON = ["DATASET", "PRESET", "SEED", "DEVICE", "THREADS", "DATA_ROOT", "OUT", "MODEL", "WEIGHTS"]
+DEFAULTS = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "DEVICE": "auto", "THREADS": 0, "DATA_ROOT": "", "OUT": "runs", "MODEL": "",
+            "WEIGHTS": ""}
+
+# The series, in order: the parameters each notebook has beside the common ones.
+NOTEBOOKS = {
+    "00_start_here": [],
+    "01_classifiers": [],
+    "02_attacks": ["ATTACKS", "EPS_255", "STEPS", "BACKEND"],
+    "04_image_and_jacobian": ["ATTACKS", "DETECTORS", "EPS_255", "FPR"],
+}
+
+
+@dataclass
+class Run:
+    """One run of the series: a data set at a preset with a seed. Its `repr` is the environment line of a notebook."""
+
+    notebook: str
+    parameters: dict
+    preset: dict
+    device: torch.device
+    folder: Path
+    started: float = field(default_factory=time.perf_counter)
+    timings: dict = field(default_factory=dict)
+    kept: dict = field(default_factory=dict)  # what this run has loaded already
+
+    @property
+    def seed(self) -> int:
+        return self.parameters["SEED"]
+
+    @cached_property
+    def data(self) -> data.Dataset:
+        counts = {name: self.preset[name] for name in ("train", "calibrate", "test")}
+        return data.load(self.parameters["DATASET"], seed=self.seed, device=self.device, **counts)
+
+    def progress(self, items: Iterable, what: str) -> Iterator:
+        """A progress bar with an estimate of the time left, shown only for what takes longer than 5 s and where somebody can watch."""
+        from tqdm import tqdm
+
+        watched = sys.stderr.isatty() or ("ipykernel" in sys.modules and os.environ.get("NBUTILS_PROGRESS") != "0")
+        return iter(tqdm(items, desc=what, delay=5, leave=False, disable=not watched))
+
+    def save(self, figure, name: str) -> None:
+        """Keep a figure as figures/<notebook>-<name>.png."""
+        import io
+
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+        path = self.folder / "figures" / f"{self.notebook}-{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        artifacts.atomically(path, buffer.getvalue())
+
+    def record(self, *, key: tuple[str, float], tables: dict[str, list[dict]], **more: object) -> dict:
+        """Write results/<notebook>.json and return it.
+
+        Args:
+            key: name and value of the one number that the runner prints.
+            tables: named tables, each a list of rows.
+        """
+        result = {
+            "notebook": self.notebook, "parameters": {k: v for k, v in self.parameters.items() if k not in ("OUT", "DATA_ROOT")},
+            "preset": self.preset, "key": {"name": key[0], "value": key[1]}, "tables": tables, **more,
+            "environment": {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__, "device": self.device.type},
+            "timings": {**self.timings, "notebook": round(time.perf_counter() - self.started, 2)},
+        }
+        text = json.dumps(_plain(result), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        path = self.folder / "results" / f"{self.notebook}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        artifacts.atomically(path, text.encode())
+        return json.loads(text)
+
+    def __repr__(self) -> str:
+        p = self.parameters
+        place = f"{torch.cuda.get_device_name(self.device)}" if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        return f"{self.notebook}: {p['DATASET']}, preset {p['PRESET']}, seed {p['SEED']}, torch {torch.__version__.split('+')[0]} on {place}"
+
+
+def start(notebook: str, namespace: dict) -> Run:
+    """Check the parameters of a notebook and get everything ready; nothing long is done before every one of them is known to be good.
+
+    Args:
+        namespace: the notebook's `globals()`; its upper-case names are the parameters, others must not hold plain values yet.
+    Raises:
+        InputError: one sentence that names the parameter and what it may be.
+    """
+    if notebook not in NOTEBOOKS:
+        raise InputError(f"Notebook {notebook!r} is unknown: the series is {', '.join(NOTEBOOKS)}.")
+    known = COMMON + NOTEBOOKS[notebook]
+    plain = (str, int, float, bool, list, dict, tuple, type(None))
+    given = {k: v for k, v in namespace.items() if not k.startswith("_") and isinstance(v, plain) and k not in ("In", "Out")}
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name.upper(), known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}."
+            raise InputError(f"{name} is no parameter of {notebook}: {hint}")
+    return configure(notebook, {**DEFAULTS, **given})
+
+
+def configure(notebook: str, parameters: dict) -> Run:
+    """`start` for parameters that are in a dict already."""
+    p = {name: _typed(name, value) for name, value in parameters.items()}
+    if p["DATASET"] not in data.DATASETS:
+        raise InputError(f"DATASET {p['DATASET']!r} is unknown: choose one of {', '.join(data.DATASETS)}.")
+    if p["PRESET"] not in PRESETS[p["DATASET"]]:
+        raise InputError(f"PRESET {p['PRESET']!r} is unknown for {p['DATASET']}: choose one of {', '.join(PRESETS[p['DATASET']])}.")
+    settings = attacks.CLEVERHANS_SETTINGS if p.get("BACKEND") == "cleverhans" else attacks.SETTINGS
+    for name, known in (("ATTACKS", settings), ("DETECTORS", detectors.DETECTORS)):
+        for item in p.get(name, []):
+            if item not in known:
+                raise InputError(f"{name} holds {item!r}, which is unknown: choose among {', '.join(known)}.")
+    preset = dict(PRESETS[p["DATASET"]][p["PRESET"]])
+    if p["MODEL"] and ":" not in p["MODEL"] and p["MODEL"] not in models.ARCHITECTURES:
+        models.build(p["MODEL"], (1, 8, 8), 2)  # raises the sentence about unknown models
+    device = _device(p["DEVICE"])
+    _determined(p["SEED"], p["THREADS"])
+    own = "-" + "".join(c if c.isalnum() else "_" for c in p["MODEL"]) if p["MODEL"] else ""
+    folder = _folder(p["OUT"]) / f"{p['DATASET']}-{p['PRESET']}-s{p['SEED']}{own}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"OUT {p['OUT']!r} cannot be made a folder ({error.strerror}): choose another.") from error
+    return Run(notebook, p, preset, device, folder)
+
+
+def _typed(name: str, value: object) -> object:
+    """The value, when its type and sign are right; whole floats pass as counts and counts as floats."""
+    kind, may_be = PARAMETERS[name]
+    if value is None and kind in (float | None, int | None):
+        return None
+    base = {float | None: float, int | None: int}.get(kind, kind)
+    good = isinstance(value, base) or (base is float and isinstance(value, int))
+    if not good or isinstance(value, bool):
+        raise InputError(f"{name} must be {base.__name__} ({may_be}), but is {value!r}.")
+    if base is float and not math.isfinite(value):
+        raise InputError(f"{name} must be finite, but is {value!r}.")
+    low = {"0 or more": 0, "1 or more": 1}.get(may_be, -math.inf)
+    if (may_be == "more than 0" and value <= 0) or (isinstance(value, int | float) and value < low):
+        raise InputError(f"{name} must be {may_be}, but is {value!r}.")
+    if may_be == "between 0 and 1" and not 0 < value < 1:
+        raise InputError(f"{name} must lie {may_be}, but is {value!r}.")
+    if name == "BACKEND" and value not in ("nbutils", "cleverhans"):
+        raise InputError(f"BACKEND must be nbutils or cleverhans, but is {value!r}.")
+    if isinstance(value, list) and not value:
+        raise InputError(f"{name} is empty: name at least one.")
+    return float(value) if base is float else value
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"DEVICE {name!r} is unknown: choose auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise InputError(f"DEVICE {name!r} is not there: this machine has {torch.cuda.device_count()} CUDA devices; use DEVICE = 'cpu'.")
+    return device
+
+
+def _determined(seed: int, threads: int) -> None:
+    """Same seed, same machine, same numbers."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.manual_seed(seed)
+
+
+def _folder(path: str) -> Path:
+    """A path; relative ones start at the project's root, from wherever the notebook runs."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def _plain(value: object) -> object:
+    """Tensors, arrays and numbers of numpy as JSON; floats to 6 digits, not-a-number as null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.dim() == 0):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
+
+
+class Source:
+    """The module's own source of a function, shown in colour in a notebook."""
+
+    def __init__(self, function: object) -> None:
+        self.text = inspect.getsource(function).rstrip()
+
+    def _repr_markdown_(self) -> str:
+        return f"```python\n{self.text}\n```"
+
+    def __repr__(self) -> str:
+        return self.text
