@@ -138,7 +138,7 @@ CLEVERHANS_SETTINGS: dict[str, dict] = {
 def through_cleverhans(attack: str) -> Callable[..., torch.Tensor]:
     """The attack of this name as cleverhans 4.0.0 runs it (fgsm, bim, pgd, carlini_wagner_l2), behind our contract.
 
-    It draws its random start from torch's global generator, seeded here by `seed` alone, and leaves gradients in a copy of the model.
+    It computes in float32, draws its random start from torch's global generator, seeded here by `seed` alone, and leaves gradients in a copy.
     """
     if attack not in ("fgsm", "bim", "pgd", "carlini_wagner_l2"):
         raise InputError(f"cleverhans 4.0.0 has no {attack}: use BACKEND = 'nbutils'.")
@@ -158,11 +158,11 @@ def through_cleverhans(attack: str) -> Callable[..., torch.Tensor]:
             torch.manual_seed(seed)
             if attack == "carlini_wagner_l2":
                 classes = model(x[:1]).shape[1]
-                return carlini_wagner_l2(model, x, classes, **common, **knobs).detach()
+                return carlini_wagner_l2(model, x, classes, **common, **knobs).detach().to(x.dtype)
             if attack == "fgsm":
-                return fast_gradient_method(model, x, knobs["eps"], order, 0, 1, **common).detach()
-            return projected_gradient_descent(
-                model, x, knobs["eps"], knobs["step"], knobs["steps"], order, 0, 1, rand_init=attack == "pgd", sanity_checks=False, **common
-            ).detach()
+                return fast_gradient_method(model, x, knobs["eps"], order, 0, 1, **common).detach().to(x.dtype)
+            sizes = knobs["eps"], knobs["step"], knobs["steps"]
+            x_adv = projected_gradient_descent(model, x, *sizes, order, 0, 1, rand_init=attack == "pgd", sanity_checks=False, **common)
+            return x_adv.detach().to(x.dtype)
 
     return run

@@ -27,7 +27,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
         return 0.0, 1.0
     z, p = NormalDist().inv_cdf(0.5 + LEVEL / 2), hits / n
     centre, half = (p + z * z / (2 * n)) / (1 + z * z / n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return float(max(0.0, centre - half)), float(min(1.0, centre + half))
+    return 0.0 if hits <= 0 else float(centre - half), 1.0 if hits >= n else float(centre + half)
 
 
 def resamples(n: int, seed: int = 0) -> np.ndarray:

@@ -5,8 +5,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from nbutils import InputError
@@ -101,6 +103,31 @@ def bring(path: str) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"MODEL {path!r} returned a {type(model).__name__}; a torch.nn.Module is needed.")
     return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill `model` from a safetensors file or a torch state dict; the latter is read as data only, code in it is never run.
+
+    Raises:
+        InputError: no such file, damaged, a pickle with code in it, or names and shapes that do not fit.
+    """
+    if not path.is_file():
+        raise InputError(f"WEIGHTS {str(path)!r} is no file.")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has errors of its own; the user needs the one sentence
+        raise InputError(f"WEIGHTS {path.name} cannot be read as weights, it is damaged or holds more than tensors: {_first(error)}") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise InputError(f"WEIGHTS {path.name} holds no state dict of tensors.")
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"WEIGHTS {path.name} does not fit the model: {' '.join(str(error).split())[:200]}") from error
+
+
+def _first(error: Exception) -> str:
+    return str(error).split("\n")[0].split(". ")[0][:150]
 
 
 def check(model: nn.Module, x: torch.Tensor, classes: int) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, train
 from nbutils.artifacts import Artifact
 from nbutils.data import Images, to_float
-from nbutils.session import Run, log
+from nbutils.session import Run, folder_of, log
 
 
 @dataclass(frozen=True)
@@ -48,19 +48,15 @@ def classifier(run: Run) -> Classifier:
     """The classifier of this run: the preset's architecture trained on the training images, or the user's own MODEL."""
     if "classifier" in run.kept:
         return run.kept["classifier"]
-    own = ":" in run.parameters["MODEL"]
     architecture = run.parameters["MODEL"] or run.preset["classifier"]
-    base = models.bring(architecture).to(run.device) if own else None
-    if own:
-        models.check(base, run.data.test[:4].pixels(), len(run.data.classes))
+    base = _brought(run, architecture) if ":" in architecture or run.parameters["WEIGHTS"] else None
     arguments = {"architecture": architecture, "data": _fingerprint(run), "seed": run.seed}
-    arguments |= {"weights": artifacts.key_of(base.state_dict())} if own else {"epochs": run.preset["epochs"]}
+    arguments |= {"weights": artifacts.key_of(base.state_dict())} if base else {"epochs": run.preset["epochs"]}
 
     def make(folder: Path) -> tuple[dict, dict]:
-        model = base if own else _fresh(run, architecture)
+        model, images, epochs = base or _fresh(run, architecture), run.data.train, run.preset["epochs"]
         record = {}
-        if not own:
-            images, epochs = run.data.train, run.preset["epochs"]
+        if not base:
             bar = lambda items: run.progress(items, f"training {architecture}")  # noqa: E731
             record = train.fit(model, images.x, images.y, groups=images.index, epochs=epochs, seed=run.seed, folder=folder, progress=bar)
             if record["collapsed"]:
@@ -68,16 +64,25 @@ def classifier(run: Run) -> Classifier:
         logits = models.predict(model, run.data.test.x)
         record |= {"accuracy": (logits.argmax(1) == run.data.test.y).float().mean().item(), "n": len(run.data.test)}
         record |= {"architecture": architecture, "parameters": sum(p.numel() for p in model.parameters())}
-        return ({} if own else model.state_dict()) | {"test_logits": logits}, record
+        return ({} if base else model.state_dict()) | {"test_logits": logits}, record
 
-    code = (train.fit, models.Normalised, *([] if own else [models.ARCHITECTURES[architecture]]))
+    code = (train.fit, models.Normalised, *([] if ":" in architecture else [models.ARCHITECTURES[architecture]]))
     artifact = _step(run, "classifier", architecture.replace(":", "."), make, arguments=arguments, code=code)
-    model = base if own else _fresh(run, architecture)
-    if not own:
+    model = base or _fresh(run, architecture)
+    if not base:
         model.load_state_dict({k: v for k, v in artifact.tensors.items() if k != "test_logits"})
-        models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
+    models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
     run.kept["classifier"] = Classifier(model.requires_grad_(False), artifact.record, artifact)
     return run.kept["classifier"]
+
+
+def _brought(run: Run, architecture: str) -> nn.Module:
+    """The user's own model or weights, checked on arrival."""
+    model = models.bring(architecture).to(run.device) if ":" in architecture else _fresh(run, architecture)
+    if run.parameters["WEIGHTS"]:
+        models.load_weights(model, folder_of(run.parameters["WEIGHTS"]))
+    models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
+    return model
 
 
 def _fresh(run: Run, architecture: str) -> nn.Module:

@@ -78,7 +78,7 @@ def _execute(source: Path, target: Path, parameters: dict) -> str:
     part = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
     for attempt in (1, 2):
         try:
-            papermill.execute_notebook(source, part, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=str(ROOT))
+            papermill.execute_notebook(source, part, parameters=parameters, kernel_name="python3", progress_bar=False, cwd=str(ROOT), config=_ipc())
             os.replace(part, target)
             return ""
         except papermill.PapermillExecutionError as error:
@@ -91,6 +91,13 @@ def _execute(source: Path, target: Path, parameters: dict) -> str:
         finally:
             part.unlink(missing_ok=True)
     return ""
+
+
+def _ipc():
+    """Kernels talk over files in place of TCP ports: no two of them can race for a port, and nobody listens on the network."""
+    from traitlets.config import Config
+
+    return Config({"KernelManager": {"transport": "ipc"}})
 
 
 def _key(path: Path) -> str:
@@ -120,7 +127,7 @@ def render(*, say=print) -> int:
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-        NotebookClient(notebook, timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}).execute()
+        NotebookClient(notebook, timeout=1800, kernel_name="python3", config=_ipc(), resources={"metadata": {"path": str(ROOT)}}).execute()
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
             if cell.cell_type == "code":

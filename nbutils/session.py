@@ -154,9 +154,9 @@ def configure(notebook: str, parameters: dict) -> Run:
     if p["MODEL"] and ":" not in p["MODEL"] and p["MODEL"] not in models.ARCHITECTURES:
         models.build(p["MODEL"], (1, 8, 8), 2)  # raises the sentence about unknown models
     device = _device(p["DEVICE"])
-    _determined(p["SEED"], p["THREADS"])
+    _determined(p["SEED"], p["THREADS"], device)
     own = "-" + "".join(c if c.isalnum() else "_" for c in p["MODEL"]) if p["MODEL"] else ""
-    folder = _folder(p["OUT"]) / f"{p['DATASET']}-{p['PRESET']}-s{p['SEED']}{own}"
+    folder = folder_of(p["OUT"]) / f"{p['DATASET']}-{p['PRESET']}-s{p['SEED']}{own}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -201,16 +201,17 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _determined(seed: int, threads: int) -> None:
-    """Same seed, same machine, same numbers."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+def _determined(seed: int, threads: int, device: torch.device) -> None:
+    """Same seed, same machine, same numbers. A CPU needs nothing for it but a fixed number of threads."""
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
     torch.set_num_threads(threads or os.cpu_count() or 1)
     torch.manual_seed(seed)
 
 
-def _folder(path: str) -> Path:
+def folder_of(path: str) -> Path:
     """A path; relative ones start at the project's root, from wherever the notebook runs."""
     return (ROOT / Path(path).expanduser()).resolve()
 

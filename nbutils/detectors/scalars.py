@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, cross_entropy
+from torch.nn.functional import conv2d
 
 from nbutils.detectors.base import Detector
 
@@ -38,15 +38,22 @@ def entropy(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_norm(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the L2 norm of the gradient of the predicted class's cross-entropy (paper 004's input sensitivity)."""
+    """Logarithm of the L2 norm of the gradient of the predicted class's cross-entropy (paper 004's input sensitivity).
+
+    That gradient is J'(p - onehot). The doubt d = 1 - p of the predicted class is summed over the other classes and taken out as a factor,
+    so nothing rounds to 0 where the classifier is sure: log d + log ||J'((p - onehot) / d)||.
+    """
     keep = x.requires_grad and torch.is_grad_enabled()
     if not keep:
         x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = classifier(x)
-        loss = cross_entropy(logits.double(), logits.argmax(1), reduction="sum")
-    gradient = torch.autograd.grad(loss, x, create_graph=keep)[0]
-    return gradient.flatten(1).double().norm(dim=1).clamp_min(1e-300).log()
+        top = logits.argmax(1, keepdim=True)
+        others = logits.double().scatter(1, top, -torch.inf)
+        log_doubt = others.logsumexp(1) - logits.double().logsumexp(1)
+        weights = others.softmax(1).scatter(1, top, -1.0).to(logits.dtype)
+        gradient = torch.autograd.grad(logits, x, weights, create_graph=keep)[0]
+        return log_doubt + gradient.flatten(1).double().norm(dim=1).clamp_min(1e-300).log()
 
 
 def noise(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:

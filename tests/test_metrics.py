@@ -1,0 +1,77 @@
+"""The evaluation against scikit-learn, closed forms, and simulations."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from nbutils import InputError, metrics
+from nbutils.detectors.base import threshold_at
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30), st.lists(st.integers(-3, 3), min_size=1, max_size=30))
+def test_auroc_is_scikit_learns_with_ties(clean, adversarial):
+    expected = roc_auc_score([0] * len(clean) + [1] * len(adversarial), clean + adversarial)
+    assert metrics.auroc(np.array(clean), np.array(adversarial)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_wilson_covers_and_is_known():
+    assert metrics.wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert metrics.wilson(0, 10)[0] == 0 and metrics.wilson(10, 10)[1] == 1 and metrics.wilson(0, 0) == (0, 1)
+    rng = np.random.default_rng(0)
+    covered = np.mean([low <= 0.3 <= high for low, high in (metrics.wilson(int(h), 40) for h in rng.binomial(40, 0.3, 1000))])
+    assert 0.92 < covered < 0.98
+
+
+def test_bootstrap_auroc_of_unit_weights_is_auroc():
+    rng = np.random.default_rng(1)
+    clean, adversarial, chosen = rng.normal(size=40).round(1), rng.normal(0.7, size=40).round(1), rng.random(40) < 0.6
+    got = metrics._bootstrap_auroc(clean, adversarial, chosen, np.ones((1, 40), np.float32))[0]
+    assert got == pytest.approx(metrics.auroc(clean, adversarial[chosen]), abs=1e-6)
+
+
+def test_interval_covers_the_true_auroc():
+    rng = np.random.default_rng(2)
+    truth, covered = 0.760, []  # P(N(1,1) > N(0,1)) = Phi(1/sqrt 2)
+    for trial in range(60):
+        clean, adversarial = torch.from_numpy(rng.normal(0, 1, 100)), torch.from_numpy(rng.normal(1, 1, 100))
+        low, high = metrics.evaluate(clean, adversarial, torch.ones(100), clean, seed=trial)["all"]["auroc_interval"]
+        covered.append(low <= truth <= high)
+    assert np.mean(covered) > 0.85
+
+
+def test_threshold_flags_no_more_than_the_share():
+    scores = torch.arange(200).float()[torch.randperm(200)]
+    for fpr, flagged in ((0.05, 10), (0.01, 2), (0.0, 0)):
+        assert (scores > threshold_at(scores, fpr)).sum() == flagged
+    with pytest.raises(InputError, match="fpr"):
+        threshold_at(scores, 1.0)
+
+
+def test_evaluate_counts_by_hand():
+    clean, adversarial = torch.tensor([[-2.0, -1.0, 1.0, -3.0]]), torch.tensor([[2.0, -1.5, 3.0, 0.5]])
+    success = torch.tensor([True, False, True, True])
+    out = metrics.evaluate(clean, adversarial, success, torch.tensor([[-2.0, -1.0, 0.0, -3.0]]))
+    assert out["all"]["at_decision"]["tpr"] == 0.75 and out["all"]["at_decision"]["fpr"] == 0.25
+    assert out["all"]["at_decision"]["accuracy"] == 0.75
+    assert out["successful"]["n"] == 3 and out["successful"]["at_decision"]["tpr"] == 1.0
+    assert out["all"]["auroc"] == pytest.approx(roc_auc_score([0] * 4 + [1] * 4, clean[0].tolist() + adversarial[0].tolist()))
+    assert out["all"]["at_fpr_5"]["tpr"] == 0.75  # the threshold is the largest calibration score, 0
+    assert metrics.evaluate(clean, adversarial, success & False, clean)["successful"] is None
+
+
+def test_difference_of_a_detector_with_itself_is_nothing():
+    clean, adversarial = torch.randn(2, 30), torch.randn(2, 30) + 1
+    assert metrics.auroc_difference((clean, adversarial), (clean, adversarial)) == (0.0, [0.0, 0.0])
+    better, bounds = metrics.auroc_difference((clean, adversarial + 5), (clean, clean))
+    assert better == pytest.approx(0.5, abs=0.05) and bounds[0] > 0.3
+
+
+def test_sizes_by_hand():
+    x = torch.zeros(1, 1, 2, 2)
+    x_adv = torch.tensor([[[[0.3, 0.0], [0.0, 0.4]]]])
+    size = metrics.sizes(x, x_adv)
+    assert {k: round(v.item(), 6) for k, v in size.items()} == {"l0": 0.5, "l2": 0.5, "rms": 0.25, "linf": 0.4}

@@ -1,0 +1,78 @@
+"""Parameters: every wrong one gets one sentence before any work; results are written whole."""
+
+import json
+
+import pytest
+import torch
+
+from nbutils import InputError, __main__, session
+from tests.conftest import SMOKE, configure
+
+WRONG = [
+    ({"DATASET": "imagenet"}, "DATASET 'imagenet' is unknown: choose one of digits"),
+    ({"PRESET": "fast"}, "PRESET 'fast' is unknown for digits: choose one of smoke"),
+    ({"MODEL": "resnet9"}, "MODEL 'resnet9' is unknown"),
+    ({"ATTACKS": ["fgsm", "fsgm"]}, "ATTACKS holds 'fsgm', which is unknown: choose among fgsm"),
+    ({"ATTACKS": []}, "ATTACKS is empty"),
+    ({"DETECTORS": ["ID"]}, "DETECTORS holds 'ID', which is unknown: choose among id"),
+    ({"DEVICE": "gpu"}, "DEVICE 'gpu' is unknown: choose auto, cpu, cuda"),
+    ({"DEVICE": "cuda:99"}, "DEVICE 'cuda:99' is not there"),
+    ({"EPS": 8}, "EPS is no parameter of 04_image_and_jacobian: did you mean EPS_255"),
+    ({"dataset": "digits"}, "dataset is no parameter .* did you mean DATASET"),
+    ({"COLOUR": "red"}, "COLOUR is no parameter .* it has DATASET"),
+    ({"SEED": -1}, "SEED must be 0 or more, but is -1"),
+    ({"SEED": 1.5}, "SEED must be int"),
+    ({"SEED": "1"}, "SEED must be int"),
+    ({"SEED": True}, "SEED must be int"),
+    ({"THREADS": -2}, "THREADS must be 0 or more"),
+    ({"EPS_255": -8.0}, "EPS_255 must be more than 0, but is -8"),
+    ({"EPS_255": "8"}, "EPS_255 must be float"),
+    ({"EPS_255": float("nan")}, "EPS_255 must be finite"),
+    ({"FPR": 1.5}, "FPR must lie between 0 and 1"),
+    ({"OUT": "LICENSE"}, "OUT 'LICENSE' cannot be made a folder"),
+    ({"OUT": 3}, "OUT must be str"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "sentence"), WRONG)
+def test_wrong_parameters_get_one_sentence_before_any_work(wrong, sentence, tmp_path, monkeypatch):
+    monkeypatch.setattr(session.data, "load", lambda *a, **k: pytest.fail("work began"))
+    with pytest.raises(InputError, match=sentence) as caught:
+        session.start("04_image_and_jacobian", {**SMOKE, "OUT": str(tmp_path), **wrong})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_backend_and_steps_belong_to_notebook_02(tmp_path):
+    good = {**SMOKE, "OUT": str(tmp_path), "BACKEND": "cleverhans", "ATTACKS": ["carlini_wagner_l2"], "STEPS": 3}
+    assert session.start("02_attacks", good).parameters["STEPS"] == 3
+    for wrong, sentence in (({"BACKEND": "foolbox"}, "BACKEND must be"), ({"STEPS": 0}, "STEPS must be 1 or more"),
+                            ({"BACKEND": "nbutils"}, "ATTACKS holds 'carlini")):
+        with pytest.raises(InputError, match=sentence):
+            session.start("02_attacks", {**good, **wrong})
+    with pytest.raises(InputError, match="'99_more' is unknown"):
+        session.start("99_more", {})
+
+
+def test_a_notebooks_other_names_do_not_disturb(tmp_path):
+    names = {**SMOKE, "OUT": str(tmp_path), "In": [], "Out": {}, "_i": "", "torch": torch, "session": session}
+    run = session.start("01_classifiers", names)
+    assert run.seed == 0 and "digits, preset smoke, seed 0" in repr(run)
+
+
+def test_record_is_json_with_six_digits_and_no_nan(tmp_path):
+    run = configure(tmp_path, "01_classifiers")
+    result = run.record(key=("a", torch.tensor(1 / 3)), tables={"t": [{"x": float("nan"), "y": (1, 2.0)}]})
+    assert result["key"]["value"] == 0.333333 and result["tables"]["t"] == [{"x": None, "y": [1, 2.0]}]
+    assert json.loads((run.folder / "results" / "01_classifiers.json").read_text()) == result
+
+
+def test_command_line_speaks_one_sentence(capsys):
+    assert __main__.main(["make", "all", "--preset", "smoke", "--attack", "nonsense", "--out", "/proc/nothing"]) == 2
+    assert "ATTACKS holds 'nonsense'" in capsys.readouterr().err
+    assert __main__.main(["make", "classifier", "--preset", "smoke", "--out", "/proc/nothing"]) == 2
+    assert "cannot be made a folder" in capsys.readouterr().err
+    assert __main__.main(["run", "--notebooks", "77"]) == 2
+    assert "no notebook '77'" in capsys.readouterr().err
+    assert __main__.main(["run", "--notebooks", "01", "-p", "NONSENSE", "1"]) == 2
+    assert "NONSENSE is no parameter of 01_classifiers" in capsys.readouterr().err
