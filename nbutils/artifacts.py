@@ -104,7 +104,7 @@ def _read(path: Path, wanted: dict) -> tuple[Artifact | None, str]:
         tensors = read_tensors(path / "tensors.safetensors", meta["sha256"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         return None, f"it is damaged ({error})"
-    content = hashlib.sha256(json.dumps([wanted, meta["sha256"], meta["record"]], sort_keys=True).encode()).hexdigest()
+    content = hashlib.sha256(json.dumps([wanted, meta["sha256"]], sort_keys=True).encode()).hexdigest()
     return Artifact(path, tensors, meta["record"], content, meta["seconds"]), ""
 
 

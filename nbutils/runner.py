@@ -145,9 +145,11 @@ def render(*, say=print) -> int:
 
 
 def publish(run_folder: Path) -> Path:
-    """Copy the results JSON of a run to data/results, its timings with it."""
+    """Copy the results JSON of a run to data/results, its timings with it, and the figure that the README shows."""
     target = PUBLISHED / run_folder.name
     target.mkdir(parents=True, exist_ok=True)
     for result in sorted((run_folder / "results").glob("*.json")):
         shutil.copyfile(result, target / result.name)
+    for figure in sorted((run_folder / "figures").glob("*-controls.png")):
+        shutil.copyfile(figure, target / figure.name)
     return target

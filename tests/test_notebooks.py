@@ -1,0 +1,123 @@
+"""The notebooks as files: anatomy, parameters, stored outputs, links."""
+
+import ast
+import json
+import re
+
+import pytest
+
+from nbutils import papers, presets, runner, session
+from tests.conftest import ROOT
+
+PATHS = runner.notebooks()
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+def code(path):
+    return [c for c in load(path)["cells"] if c["cell_type"] == "code"]
+
+
+def tagged(path, tag):
+    return [c for c in code(path) if tag in c["metadata"].get("tags", [])]
+
+
+def text(cells):
+    return "\n".join("".join(c["source"]) for c in cells)
+
+
+def test_the_series_is_the_one_that_session_knows():
+    assert [p.stem for p in PATHS] == list(session.NOTEBOOKS)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: p.stem)
+class TestNotebook:
+    def test_parameters_are_literal_typed_commented_and_declared(self, path):
+        (cell,) = tagged(path, "parameters")
+        lines = [line for line in "".join(cell["source"]).splitlines() if line]
+        tree = ast.parse("\n".join(lines)).body
+        assert len(tree) == len(lines)
+        names = []
+        for node, line in zip(tree, lines, strict=True):
+            assert isinstance(node, ast.AnnAssign) and re.search(r"  # .{5,}", line), line
+            value, kind = ast.literal_eval(node.value), ast.unparse(node.annotation)
+            declared = session.PARAMETERS[node.target.id][0]
+            assert kind == getattr(declared, "__name__", str(declared)), line
+            assert value is None or session._typed(node.target.id, value) == value
+            names.append(node.target.id)
+        assert names == session.COMMON + session.NOTEBOOKS[path.stem]
+        assert {n: ast.literal_eval(t.value) for n, t in zip(names, tree, strict=True) if n in session.DEFAULTS} == session.DEFAULTS
+        assert runner.parameter_names(path) == set(names)
+
+    def test_no_tricks(self, path):
+        notebook, source = load(path), text(code(path))
+        assert notebook["metadata"]["kernelspec"]["name"] == "python3" and "widgets" not in notebook["metadata"]
+        for pattern in ("sys.path", "!pip", "%pip", "filterwarnings", "tqdm.notebook", "open("):
+            assert pattern not in source, pattern
+        assert len(re.findall(r"^def ", source, re.M)) <= 2
+
+    def test_outputs_are_stored_and_small(self, path):
+        cells = code(path)
+        assert all(c["execution_count"] for c in cells)
+        assert sum(bool(c["outputs"]) for c in cells) >= 6
+        kinds = [out for c in cells for out in c["outputs"]]
+        assert not any(out["output_type"] == "error" or out.get("name") == "stderr" for out in kinds)
+        assert path.stat().st_size < 500_000
+        assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", path.read_text())
+
+    def test_shape(self, path):
+        cells = code(path)
+        lines = [sum(1 for line in "".join(c["source"]).splitlines() if line.strip() and not line.strip().startswith("#")) for c in cells]
+        assert max(lines) <= 25 and sum(lines) <= 200 and len(load(path)["cells"]) <= 35
+        words = text([c for c in load(path)["cells"] if c["cell_type"] == "markdown"])
+        assert words.startswith(f"# {path.stem[:2]} · ")
+        for part in ("**You will**", "**You have**", "## Exercises", "**References.**", "What would break this", "[README](../README.md)"):
+            assert part in words, part
+        (results,) = tagged(path, "results")
+        assert "run.record(" in "".join(results["source"]) and "assert " in "".join(results["source"])
+        assert tagged(path, "nbval-check-output")
+
+    def test_links_resolve(self, path):
+        for target in re.findall(r"\]\(([^)#]+)\)", text(load(path)["cells"])):
+            assert target.startswith("http") or (path.parent / target).exists(), target
+
+    def test_prose_types_no_results(self, path):
+        words = text([c for c in load(path)["cells"] if c["cell_type"] == "markdown"])
+        assert not re.search(r"\b0?\.\d{2,}\b", words), "a number in prose comes from a variable or a table"
+
+
+def test_parameter_files_name_known_parameters():
+    import yaml
+
+    files = sorted((ROOT / "notebooks" / "params").glob("*.yaml"))
+    assert files
+    for file in files:
+        given = yaml.safe_load(file.read_text())
+        assert all(session._typed(k, v) == v for k, v in given.items()), file.name
+        assert given["PRESET"] in presets.PRESETS[given["DATASET"]]
+
+
+def test_published_results_are_from_the_series_as_it_stands():
+    for folder in sorted((ROOT / "data" / "results").glob("*-s*")):
+        results = {p.stem: json.loads(p.read_text()) for p in folder.glob("*.json")}
+        assert set(results) <= set(session.NOTEBOOKS)
+        for name, result in results.items():
+            assert result["notebook"] == name and folder.name.startswith(result["parameters"]["DATASET"])
+    assert set(p.stem for p in (ROOT / "data" / "results" / "digits-quick-s0").glob("*.json")) == set(session.NOTEBOOKS)
+
+
+def test_every_preset_has_every_field():
+    for dataset, sizes in presets.PRESETS.items():
+        for name, preset in sizes.items():
+            assert set(preset) == set(presets.FIELDS), (dataset, name)
+
+
+def test_readme_names_every_notebook_and_its_links_resolve():
+    readme = (ROOT / "README.md").read_text()
+    for path in PATHS:
+        assert f"notebooks/{path.name}" in readme
+    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert target.startswith("http") or (ROOT / target).exists(), target
+    assert len(papers.index()) == 43
