@@ -13,8 +13,7 @@ run: .venv/ready
 
 test: .venv/ready-to-test
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -m "not series" --cov --cov-report=term --cov-fail-under=90 --durations=8
-	$(BIN)/python -m pytest -m series --durations=8
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 
 lab: .venv/ready
 	$(BIN)/jupyter lab --no-browser --ip=127.0.0.1 --notebook-dir=.

@@ -33,8 +33,8 @@ PARAMETERS = {
     "OUT": (str, "a folder"),
     "MODEL": (str, "an architecture or package.module:factory"),
     "WEIGHTS": (str, "a file"),
-    "EPS_255": (float | None, "more than 0"),
-    "STEPS": (int | None, "1 or more"),
+    "EPS_255": (float, "0 or more"),
+    "STEPS": (int, "0 or more"),
     "BACKEND": (str, "nbutils or cleverhans"),
     "ATTACKS": (list, "attacks"),
     "DETECTORS": (list, "detectors"),
@@ -167,16 +167,12 @@ def configure(notebook: str, parameters: dict) -> Run:
 def _typed(name: str, value: object) -> object:
     """The value, when its type and sign are right; whole floats pass as counts and counts as floats."""
     kind, may_be = PARAMETERS[name]
-    if value is None and kind in (float | None, int | None):
-        return None
-    base = {float | None: float, int | None: int}.get(kind, kind)
-    good = isinstance(value, base) or (base is float and isinstance(value, int))
+    good = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not good or isinstance(value, bool):
-        raise InputError(f"{name} must be {base.__name__} ({may_be}), but is {value!r}.")
-    if base is float and not math.isfinite(value):
+        raise InputError(f"{name} must be {kind.__name__} ({may_be}), but is {value!r}.")
+    if kind is float and not math.isfinite(value):
         raise InputError(f"{name} must be finite, but is {value!r}.")
-    low = {"0 or more": 0, "1 or more": 1}.get(may_be, -math.inf)
-    if (may_be == "more than 0" and value <= 0) or (isinstance(value, int | float) and value < low):
+    if may_be == "0 or more" and value < 0:
         raise InputError(f"{name} must be {may_be}, but is {value!r}.")
     if may_be == "between 0 and 1" and not 0 < value < 1:
         raise InputError(f"{name} must lie {may_be}, but is {value!r}.")
@@ -184,7 +180,7 @@ def _typed(name: str, value: object) -> object:
         raise InputError(f"BACKEND must be nbutils or cleverhans, but is {value!r}.")
     if isinstance(value, list) and not value:
         raise InputError(f"{name} is empty: name at least one.")
-    return float(value) if base is float else value
+    return float(value) if kind is float else value
 
 
 def _device(name: str) -> torch.device:

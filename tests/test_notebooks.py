@@ -45,7 +45,7 @@ class TestNotebook:
             value, kind = ast.literal_eval(node.value), ast.unparse(node.annotation)
             declared = session.PARAMETERS[node.target.id][0]
             assert kind == getattr(declared, "__name__", str(declared)), line
-            assert value is None or session._typed(node.target.id, value) == value
+            assert session._typed(node.target.id, value) == value
             names.append(node.target.id)
         assert names == session.COMMON + session.NOTEBOOKS[path.stem]
         assert {n: ast.literal_eval(t.value) for n, t in zip(names, tree, strict=True) if n in session.DEFAULTS} == session.DEFAULTS

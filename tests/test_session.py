@@ -25,7 +25,7 @@ WRONG = [
     ({"SEED": "1"}, "SEED must be int"),
     ({"SEED": True}, "SEED must be int"),
     ({"THREADS": -2}, "THREADS must be 0 or more"),
-    ({"EPS_255": -8.0}, "EPS_255 must be more than 0, but is -8"),
+    ({"EPS_255": -8.0}, "EPS_255 must be 0 or more, but is -8"),
     ({"EPS_255": "8"}, "EPS_255 must be float"),
     ({"EPS_255": float("nan")}, "EPS_255 must be finite"),
     ({"FPR": 1.5}, "FPR must lie between 0 and 1"),
@@ -46,7 +46,7 @@ def test_wrong_parameters_get_one_sentence_before_any_work(wrong, sentence, tmp_
 def test_backend_and_steps_belong_to_notebook_02(tmp_path):
     good = {**SMOKE, "OUT": str(tmp_path), "BACKEND": "cleverhans", "ATTACKS": ["carlini_wagner_l2"], "STEPS": 3}
     assert session.start("02_attacks", good).parameters["STEPS"] == 3
-    for wrong, sentence in (({"BACKEND": "foolbox"}, "BACKEND must be"), ({"STEPS": 0}, "STEPS must be 1 or more"),
+    for wrong, sentence in (({"BACKEND": "foolbox"}, "BACKEND must be"), ({"STEPS": -1}, "STEPS must be 0 or more"),
                             ({"BACKEND": "nbutils"}, "ATTACKS holds 'carlini")):
         with pytest.raises(InputError, match=sentence):
             session.start("02_attacks", {**good, **wrong})
