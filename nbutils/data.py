@@ -1,7 +1,7 @@
 """Data sets: uint8 images with labels and source numbers, split once by seed, disjoint by source image."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from nbutils import InputError
+from nbutils import InputError, sources
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,20 @@ def to_float(x: torch.Tensor) -> torch.Tensor:
     return x.float().div_(255) if x.dtype == torch.uint8 else x
 
 
-def load(name: str, *, seed: int = 0, train: int = 0, calibrate: int = 200, test: int = 0, device: torch.device | str = "cpu") -> Dataset:
+def load(name: str, *, seed: int = 0, train: int = 0, calibrate: int = 200, test: int = 0, root: Path | str = "data",
+         device: torch.device | str = "cpu") -> Dataset:
     """A data set by its name, split by `seed`.
 
     Args:
+        root: the folder that holds MNIST/, cifar-10-batches-py/, cats_dogs/; for "folder", the one with train/ and test/.
         train, test: images to keep of each split (0: all); they are a random choice, so the first n rows of a split are one too.
         calibrate: clean images held back from training, for thresholds.
     Raises:
-        InputError: an unknown name, or more images asked for than there are.
+        InputError: an unknown name, files that are missing or damaged, or more images asked for than there are.
     """
     if name not in DATASETS:
         raise InputError(f"DATASET {name!r} is unknown: choose one of {', '.join(DATASETS)}.")
-    return _split(name, *DATASETS[name](), seed, train, calibrate, test, device)
+    return _split(name, *DATASETS[name](Path(root)), seed, train, calibrate, test, device)
 
 
 def _split(name: str, classes: list[str], fit: Images, held: Images | None, seed: int, train: int, calibrate: int, test: int,
@@ -84,7 +86,7 @@ def _split(name: str, classes: list[str], fit: Images, held: Images | None, seed
     return Dataset(name, classes, *(part.to(device) for part in parts))
 
 
-def _digits() -> tuple[list[str], Images, None]:
+def _digits(root: Path) -> tuple[list[str], Images, None]:
     """The 1,797 handwritten digits of scikit-learn (UCI, 8x8), up-scaled to 28x28x1."""
     package = importlib.util.find_spec("sklearn").submodule_search_locations[0]  # its file is read without the import, which takes 1.3 s
     source = np.loadtxt(Path(package) / "datasets" / "data" / "digits.csv.gz", delimiter=",")
@@ -93,9 +95,9 @@ def _digits() -> tuple[list[str], Images, None]:
     return [str(i) for i in range(10)], _images(x, source[:, 64]), None
 
 
-def _digits_rgb() -> tuple[list[str], Images, None]:
+def _digits_rgb(root: Path) -> tuple[list[str], Images, None]:
     """The same digits at 32x32 in random ink on random paper, drawn once for all runs; ink and paper differ by .4 in brightness."""
-    classes, grey, _ = _digits()
+    classes, grey, _ = _digits(root)
     alpha = interpolate(grey.pixels(), size=32, mode="bilinear", align_corners=False)
     colours = torch.stack([_ink_and_paper(np.random.default_rng([20260, i])) for i in range(len(grey))])
     ink, paper = colours[:, 0, :, None, None], colours[:, 1, :, None, None]
@@ -114,4 +116,40 @@ def _images(x: torch.Tensor, y: np.ndarray | torch.Tensor) -> Images:
     return Images((x * 255).round().clamp(0, 255).to(torch.uint8), y, torch.arange(len(x)))
 
 
-DATASETS: dict[str, Callable] = {"digits": _digits, "digits_rgb": _digits_rgb}
+def _mnist(root: Path) -> tuple[list[str], Images, Images]:
+    return [str(i) for i in range(10)], *_two_parts(sources.mnist(root, "train"), sources.mnist(root, "test"))
+
+
+def _cifar10(root: Path) -> tuple[list[str], Images, Images]:
+    return sources.CIFAR10_CLASSES, *_two_parts(sources.cifar10(root, "train"), sources.cifar10(root, "test"))
+
+
+def _cats_dogs(root: Path) -> tuple[list[str], Images, Images]:
+    """Cats and dogs (ASIRRA) at 112x112, as paper 000 has them, from class folders under cats_dogs/."""
+    return _class_folders(root / "cats_dogs", 112)
+
+
+def _folder(root: Path) -> tuple[list[str], Images, Images]:
+    """The user's own pictures: train/<class>/* and test/<class>/* directly under the data root, cut to 64x64."""
+    return _class_folders(root, 64)
+
+
+def _class_folders(folder: Path, size: int) -> tuple[list[str], Images, Images]:
+    if not (folder / "train").is_dir():
+        raise InputError(f"{folder} has no folder train/: put pictures into train/<class>/ and test/<class>/, or set DATA_ROOT or $NBUTILS_DATA.")
+    classes, *train = sources.pictures(folder / "train", size)
+    _, *test = sources.pictures(folder / "test", size, classes)
+    if train[0].shape[1] != test[0].shape[1]:
+        train[0], test[0] = (x.expand(-1, 3, -1, -1).contiguous() for x in (train[0], test[0]))
+    return classes, *_two_parts(train, test)
+
+
+def _two_parts(train: Sequence[torch.Tensor], test: Sequence[torch.Tensor]) -> tuple[Images, Images]:
+    """Official parts; the test images are numbered after the training images."""
+    n = len(train[0])
+    return Images(*train, torch.arange(n)), Images(*test, torch.arange(n, n + len(test[0])))
+
+
+DATASETS: dict[str, Callable] = {
+    "digits": _digits, "digits_rgb": _digits_rgb, "mnist": _mnist, "cifar10": _cifar10, "cats_dogs": _cats_dogs, "folder": _folder,
+}

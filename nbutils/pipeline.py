@@ -96,7 +96,9 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
 
     Made in chunks that are kept one by one, so a killed run goes on; a chunk that does not fit into memory is halved.
     """
-    settings = attacks.SETTINGS if backend == "nbutils" else attacks.CLEVERHANS_SETTINGS
+    settings = attacks.settings(run.parameters["DATASET"])
+    if backend == "cleverhans":
+        settings = attacks.CLEVERHANS_SETTINGS | {k: v for k, v in settings.items() if k in attacks.CLEVERHANS_SETTINGS}
     if name not in settings:
         raise InputError(f"Attack {name!r} is unknown: choose one of {', '.join(settings)}.")
     changed = {knob: value for knob, value in knobs.items() if value is not None}
@@ -104,7 +106,7 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
     if "steps" in setting and "steps" not in changed and name.startswith("pgd"):
         setting["steps"] = run.preset["pgd_steps"]
     if "eps" in changed and "step" in setting and "step" not in changed:  # the step keeps its share of the budget
-        setting["step"] = attacks.SETTINGS[name]["step"] * changed["eps"] / attacks.SETTINGS[name]["eps"]
+        setting["step"] = settings[name]["step"] * changed["eps"] / settings[name]["eps"]
     keywords = {knob: value for knob, value in setting.items() if knob != "attack"}
     attack = attacks.ATTACKS[setting["attack"]] if backend == "nbutils" else attacks.through_cleverhans(setting["attack"])
     images, base = _attacked(run, split), classifier(run)
@@ -127,7 +129,7 @@ def _attacked(run: Run, split: str) -> Images:
     if split not in ("train", "test"):
         raise InputError(f"split {split!r} is unknown: choose train or test.")
     images, n = getattr(run.data, split), run.preset[f"attacked_{split}"]
-    return images[:n]
+    return images[: n or None]
 
 
 def _attack_chunks(run: Run, base: Classifier, images: Images, attack: Callable, keywords: dict, folder: Path, what: str) -> tuple[dict, dict]:
@@ -227,7 +229,7 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
                  parents={"pairs": pairs.artifact, "classifier": classifier(run).artifact}, code=code)
 
 
-def controls(run: Run, name: str, attack: str, **knobs: float | int | str | None) -> dict:
+def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: float | int | str | None) -> dict:
     """The leak controls (`checks`) of the detector `name` trained on `attack`: those that raise, then those that measure."""
     found, record = detector(run, name, attack, **knobs)
     pairs = adversarial(run, attack, "test", **knobs)
@@ -239,10 +241,12 @@ def controls(run: Run, name: str, attack: str, **knobs: float | int | str | None
         checks.null_attack(found, nothing, pairs.x)
         checks.sources_disjoint(_attacked(run, "train").index, pairs.index, _attacked(run, "train").x, _attacked(run, "test").x)
         checks.attack_moves(pairs.x, pairs.x_adv, pairs.setting["eps"], pairs.setting.get("norm", "linf"))
-        return {}, checks.controls(found, pairs.x, pairs.x_adv, pairs.index, run.data.test, run.data.calibrate.pixels(), seed=run.seed)
+        return {}, checks.controls(found, pairs.x, pairs.x_adv, pairs.index, run.data.test, run.data.calibrate.pixels(),
+                                   fpr=fpr, seed=run.seed)
 
-    artifact = _step(run, "controls", f"{name}-{pairs.artifact.path.name}", make, arguments={"detector": name, "fitted": record.get("hash")},
-                     parents={"pairs": pairs.artifact}, code=(checks.controls, checks.null_attack, checks.sources_disjoint, checks.attack_moves))
+    arguments = {"detector": name, "fitted": record.get("hash"), "fpr": fpr}
+    code = (checks.controls, checks.null_attack, checks.sources_disjoint, checks.attack_moves)
+    artifact = _step(run, "controls", f"{name}-{pairs.artifact.path.name}", make, arguments=arguments, parents={"pairs": pairs.artifact}, code=code)
     return artifact.record
 
 

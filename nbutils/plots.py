@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 COLOURS = {
     "clean": "#000000", "noise_sign": "#999999", "noise_gaussian": "#BBBBBB",
     "fgsm": "#E69F00", "bim": "#56B4E9", "pgd": "#009E73", "pgd_l2": "#CC79A7", "carlini_wagner_l2": "#D55E00",
+    "read rightly": "#0072B2", "misread": "#D55E00",
     "id": "#0072B2", "jsd": "#D55E00",
     "max_softmax": "#009E73", "margin": "#56B4E9", "entropy": "#F0E442", "gradient_norm": "#CC79A7", "noise": "#999999",
 }
@@ -99,16 +100,4 @@ def curve(ax: Axes, x: Sequence[float], y: Sequence[float], name: str, bounds: S
     ax.plot(x, y, **style)
     if bounds is not None:
         ax.fill_between(x, [b[0] for b in bounds], [b[1] for b in bounds], color=style["color"], alpha=0.15, lw=0)
-    return ax
-
-
-def intervals(ax: Axes, rows: dict[str, tuple[float, float, float]], *, at: float | None = None) -> Axes:
-    """One line a name: (value, low, high), with a reference line `at`."""
-    for i, (name, (value, low, high)) in enumerate(rows.items()):
-        ax.plot([low, high], [i, i], color=colour(name), lw=2)
-        ax.plot(value, i, "o", color=colour(name))
-    ax.set_yticks(range(len(rows)), list(rows))
-    ax.invert_yaxis()
-    if at is not None:
-        ax.axvline(at, color="#BBBBBB", ls=":")
     return ax

@@ -73,7 +73,8 @@ class Run:
     @cached_property
     def data(self) -> data.Dataset:
         counts = {name: self.preset[name] for name in ("train", "calibrate", "test")}
-        return data.load(self.parameters["DATASET"], seed=self.seed, device=self.device, **counts)
+        root = self.parameters["DATA_ROOT"] or os.environ.get("NBUTILS_DATA") or "data"
+        return data.load(self.parameters["DATASET"], seed=self.seed, root=folder_of(root), device=self.device, **counts)
 
     def progress(self, items: Iterable, what: str) -> Iterator:
         """A progress bar with an estimate of the time left, shown only for what takes longer than 5 s and where somebody can watch."""

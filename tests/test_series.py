@@ -99,3 +99,17 @@ def test_killed_while_a_notebook_is_saved(series, tmp_path):
     nbformat.read(tmp_path / FOLDER / "notebooks" / "01_classifiers.ipynb", 4)
     result = Path(FOLDER) / "results" / "01_classifiers.json"
     assert without_timings(tmp_path / result) == without_timings(series[0] / result)
+
+
+def test_render_stores_outputs_with_the_hash_of_their_sources_and_publish_copies(series, tmp_path, monkeypatch):
+    path = tmp_path / "77_small.ipynb"
+    cells = [nbformat.v4.new_markdown_cell("# small"), nbformat.v4.new_code_cell("import sys\nprint('noise', file=sys.stderr)\n6 * 7")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    monkeypatch.setattr(runner, "notebooks", lambda chosen="": [path])
+    monkeypatch.setattr(runner, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(runner, "_out", lambda parameters: series[0] / FOLDER)
+    assert runner.render(say=lambda line: None) == 0
+    stored = json.loads(path.read_text())
+    (output,) = stored["cells"][1]["outputs"]
+    assert output["data"]["text/plain"] in (["42"], "42") and stored["metadata"]["nbutils"]["sources"] == runner.sources_hash(stored)
+    assert {p.name for p in (tmp_path / "published" / FOLDER).glob("*.json")} == {f"{name}.json" for name in session.NOTEBOOKS}

@@ -1,0 +1,188 @@
+"""Files on disk: read exactly, or refused with one sentence that names them."""
+
+import gzip
+import hashlib
+import http.server
+import io
+import pickle
+import threading
+import urllib.error
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nbutils import InputError, data, sources
+from tests.conftest import configure
+
+
+def write_idx(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes())
+
+
+@pytest.fixture
+def tiny_mnist(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(sources, "MNIST", {n: (md5, 30 if "train" in n else 10) for n, (md5, _) in sources.MNIST.items()})
+    for part, n in (("train", 30), ("t10k", 10)):
+        write_idx(tmp_path / "MNIST" / "raw" / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (n, 28, 28), np.uint8))
+        write_idx(tmp_path / "MNIST" / "raw" / f"{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
+    return tmp_path
+
+
+def test_mnist_is_read_as_written_and_numbered_over_both_parts(tiny_mnist):
+    d = data.load("mnist", root=tiny_mnist, calibrate=5, seed=1)
+    raw = np.frombuffer((tiny_mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes(), np.uint8, offset=16).reshape(10, 1, 28, 28)
+    assert torch.equal(d.test.x, torch.from_numpy(raw.copy())[d.test.index - 30]) and torch.equal(d.test.y, (d.test.index - 30) % 10)
+    assert (len(d.train), len(d.calibrate), len(d.test)) == (25, 5, 10)
+    assert len(torch.cat([d.train.index, d.calibrate.index, d.test.index]).unique()) == 40
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), [
+    (lambda b: b[:-1], "truncated or too long"), (lambda b: b + b"x", "truncated or too long"), (lambda b: b"PK" + b, "no idx file"),
+    (lambda b: b[:6], "truncated"), (lambda b: b"", "no idx file"),
+])
+def test_damaged_idx_files_are_named(tiny_mnist, spoil, sentence):
+    path = tiny_mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(InputError, match=f"train-images-idx3-ubyte.*{sentence}"):
+        data.load("mnist", root=tiny_mnist)
+
+
+def test_parts_that_do_not_belong_together_are_refused(tiny_mnist):
+    write_idx(tiny_mnist / "MNIST" / "raw" / "train-labels-idx1-ubyte", np.zeros(29, np.uint8))
+    with pytest.raises(InputError, match="not 30: replace them"):
+        data.load("mnist", root=tiny_mnist)
+
+
+def test_cifar_batches_are_read_only_with_the_official_checksum(tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    sums = {}
+    for i, name in enumerate(sources.CIFAR10):
+        batch = pickle.dumps({b"data": np.full((4, 3072), i, np.uint8), b"labels": [0, 1, 2, 3]})
+        (folder / name).write_bytes(batch)
+        sums[name] = hashlib.md5(batch).hexdigest()
+    with pytest.raises(InputError, match="data_batch_1 is damaged"):  # a pickle that is not the official one is never opened
+        data.load("cifar10", root=tmp_path)
+    monkeypatch.setattr(sources, "CIFAR10", sums)
+    d = data.load("cifar10", root=tmp_path, calibrate=4)
+    assert d.shape == (3, 32, 32) and len(d.train) == 16 and (d.test.x == 5).all() and d.classes[3] == "cat"
+    (folder / "data_batch_2").unlink()
+    with pytest.raises(InputError, match="data_batch_2 is missing"):
+        data.load("cifar10", root=tmp_path)
+
+
+def picture(path, colour, mode="RGB", size=(30, 20)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two classes, mixed sizes and formats, spaces and accents, grey and colour, one class with one picture."""
+    for part in ("train", "test"):
+        picture(tmp_path / part / "grüne Äpfel" / "ein Bild.png", (0, 200, 0))
+        picture(tmp_path / part / "grüne Äpfel" / "grau.jpg", 90, "L", (70, 100))
+        picture(tmp_path / part / "grüne Äpfel" / "mit alpha.png", (0, 150, 0, 255), "RGBA", (64, 64))
+        picture(tmp_path / part / "birnen" / "é.jpeg", (200, 200, 0), size=(200, 90))
+        (tmp_path / part / "birnen" / "notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_folders_of_any_pictures(folders):
+    d = data.load("folder", root=folders, calibrate=1)
+    assert d.classes == ["birnen", "grüne Äpfel"] and d.shape == (3, 64, 64) and len(d.test) == 4
+    pear = d.test.x[d.test.y == 0]
+    assert len(pear) == 1 and (pear.float().mean((0, 2, 3)) - torch.tensor([200.0, 200.0, 0.0])).abs().max() < 4
+
+
+def test_grey_folders_have_one_channel(tmp_path):
+    for part in ("train", "test"):
+        for name in ("a", "b"):
+            for i in range(3):
+                picture(tmp_path / part / name / f"{i}.png", 80 * i, "L")
+    assert data.load("folder", root=tmp_path, calibrate=1).shape == (1, 64, 64)
+    picture(tmp_path / "test" / "a" / "colour.png", (9, 99, 199))
+    d = data.load("folder", root=tmp_path, calibrate=1)
+    assert d.shape == (3, 64, 64) and d.train.x.shape[1] == 3
+
+
+@pytest.mark.parametrize(("spoil", "sentence"), [
+    (lambda f: (f / "train/birnen/é.jpeg").write_bytes(b""), "é.jpeg is no readable picture"),
+    (lambda f: (f / "train/birnen/é.jpeg").write_bytes((f / "train/birnen/é.jpeg").read_bytes()[:200]), "é.jpeg is no readable picture"),
+    (lambda f: picture(f / "train/birnen/cmyk.jpg", (1, 2, 3, 4), "CMYK"), "cmyk.jpg is a picture of mode CMYK"),
+    (lambda f: picture(f / "train/birnen/deep.png", 4000, "I;16"), "deep.png is a picture of mode I"),
+    (lambda f: (f / "train/leer").mkdir(), "leer holds no picture"),
+    (lambda f: [p.unlink() for p in (f / "train/birnen").iterdir()], "birnen holds no picture"),
+    (lambda f: (f / "test/birnen").rename(f / "test/kirschen"), "are not those of the training part"),
+    (lambda f: (f / "train").rename(f / "training"), "has no folder train/"),
+    (lambda f: (f / "test").rename(f / "testing"), "must hold one folder of pictures"),
+    (lambda f: (f / "train" / "birnen").rename(f / "birnen"), "two classes or more, but holds 1"),
+])
+def test_wrong_folders_get_a_sentence_before_any_work(folders, tmp_path, spoil, sentence):
+    spoil(folders)
+    run = configure(tmp_path / "out", DATASET="folder", DATA_ROOT=str(folders))
+    with pytest.raises(InputError, match=sentence):
+        _ = run.data
+    assert not list((tmp_path / "out").rglob("meta.json"))
+
+
+def test_no_network_says_what_to_put_where(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(sources.urllib.request, "urlopen", refuse)
+    for name, sentence in (("mnist", "no route to host.*put the four idx files of MNIST into"), ("cifar10", "put CIFAR-10's python version")):
+        with pytest.raises(InputError, match=sentence):
+            data.load(name, root=tmp_path)
+    with pytest.raises(InputError, match="has no folder train/"):
+        data.load("cats_dogs", root=tmp_path)
+
+
+CONTENT = bytes(range(256)) * 400
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    asked: list = []  # noqa: RUF012
+
+    def do_GET(self):
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        self.asked.append(start)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        self.wfile.write(CONTENT[start:])
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_download_goes_on_is_checked_and_not_repeated(tmp_path):
+    server = http.server.HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url, md5, target = f"http://127.0.0.1:{server.server_port}/x", hashlib.md5(CONTENT).hexdigest(), tmp_path / "x.bin"
+    try:
+        (tmp_path / "x.bin.part").write_bytes(CONTENT[:5000])
+        for _ in range(2):
+            sources.download(url, target, md5, "bring it yourself")
+        assert target.read_bytes() == CONTENT and Server.asked == [5000]
+        with pytest.raises(InputError, match="wrong checksum and was removed"):
+            sources.download(url, tmp_path / "y.bin", "0" * 32, "bring it yourself")
+        assert not list(tmp_path.glob("y*"))
+    finally:
+        server.shutdown()
+
+
+def test_packed_mnist_is_unpacked(tiny_mnist, monkeypatch):
+    path = tiny_mnist / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb") as f:
+        f.write(path.read_bytes())
+    whole = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(sources, "download", lambda url, target, md5, otherwise: target.write_bytes(packed.getvalue()))
+    data.load("mnist", root=tiny_mnist, calibrate=5)
+    assert path.read_bytes() == whole
