@@ -101,6 +101,11 @@ def matched_noise(x: torch.Tensor, x_adv: torch.Tensor, index: torch.Tensor, kin
     return (x + scale * noise).clamp(0, 1)
 
 
+def swapped(x: torch.Tensor, x_adv: torch.Tensor) -> torch.Tensor:
+    """Clean images with the perturbation that was made for the image before: the attack's size and structure, in the wrong place."""
+    return (x + (x_adv - x).roll(1, 0)).clamp(0, 1)
+
+
 def controls(detector: Detector, x: torch.Tensor, x_adv: torch.Tensor, index: torch.Tensor, test: Images, calibrate: torch.Tensor,
              *, fpr: float = 0.05, seed: int = 0) -> dict[str, float]:
     """The measured controls of one fitted detector on test pairs, at a threshold of `fpr` on the images `calibrate`.
@@ -110,8 +115,8 @@ def controls(detector: Detector, x: torch.Tensor, x_adv: torch.Tensor, index: to
 
     Returns:
         auroc, and auroc_8bit: both sides rounded; auroc_within_class: clean and adversarial images of the same *predicted* class only;
-        auroc_noise_*: clean images with noise of the attack's rms, in the attack's place; flagged_*: shares above the threshold of the
-        adversarial images, of that noise, of clean images classified rightly and wrongly (with n of the last).
+        auroc_noise_*: clean images with noise of the attack's rms, in the attack's place; auroc_swapped: with another image's perturbation;
+        flagged_*: shares above the threshold of the adversarial images, of these controls, of clean images classified rightly and wrongly.
     """
     batch_composition(detector, x, x_adv)
     model, threshold = detector.classifier, detector.calibrate(calibrate, fpr)
@@ -120,10 +125,11 @@ def controls(detector: Detector, x: torch.Tensor, x_adv: torch.Tensor, index: to
     label, label_adv = (predict(model, part).argmax(1).numpy(force=True) for part in (x, x_adv))
     out["auroc_within_class"] = within_class(clean, adversarial, label, label_adv)
     out["flagged_adversarial"] = float((adversarial > threshold).mean())
-    for kind in NOISES:
-        noisy = scores(detector, matched_noise(x, x_adv, index, kind, seed)).numpy(force=True)
-        out[f"auroc_noise_{kind}"] = auroc(clean, noisy)
-        out[f"flagged_noise_{kind}"] = float((noisy > threshold).mean())
+    stand_ins = {f"noise_{kind}": matched_noise(x, x_adv, index, kind, seed) for kind in NOISES} | {"swapped": swapped(x, x_adv)}
+    for name, images in stand_ins.items():
+        found = scores(detector, images).numpy(force=True)
+        out[f"auroc_{name}"], out[f"flagged_{name}"] = auroc(clean, found), float((found > threshold).mean())
+    out["n"] = len(x)
     flagged = (scores(detector, test.pixels()) > threshold).numpy(force=True)
     right = (predict(model, test.x).argmax(1) == test.y).numpy(force=True)
     out["flagged_clean_right"] = float(flagged[right].mean())

@@ -45,7 +45,12 @@ def compare(name: str, here: list[dict], *, value: str = "here", **fixed: object
     for key, only in fixed.items():
         printed = printed[printed[key] == only].drop(columns=key)
     ours = pd.DataFrame(here)
+    if ours.empty:
+        return pd.DataFrame(columns=["paper", value])
     keys = [column for column in printed.columns if column in ours.columns and column not in ("paper", "std", "printed")]
+    unknown = set(ours.get("statistic", [])) - set(printed.get("statistic", []))
+    if unknown:
+        raise InputError(f"{name} has no statistic {', '.join(sorted(unknown))}: it prints {', '.join(sorted(set(printed['statistic'])))}.")
     joined = ours.merge(printed[[*keys, "paper"]], on=keys, how="left", validate="many_to_one")
     front = [*keys, "paper", value]
     return joined[front + [column for column in joined.columns if column not in front]]

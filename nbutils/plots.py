@@ -9,12 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = {
-    "clean": "#000000", "noise_sign": "#999999", "noise_gaussian": "#BBBBBB",
+    "clean": "#000000", "noise_sign": "#777777", "noise_gaussian": "#CCCCCC", "adversarial": "#D55E00", "swapped": "#56B4E9",
     "fgsm": "#E69F00", "bim": "#56B4E9", "pgd": "#009E73", "pgd_l2": "#CC79A7", "carlini_wagner_l2": "#D55E00",
     "read rightly": "#0072B2", "misread": "#D55E00",
     "id": "#0072B2", "jsd": "#D55E00",
     "max_softmax": "#009E73", "margin": "#56B4E9", "entropy": "#F0E442", "gradient_norm": "#CC79A7", "noise": "#999999",
 }
+
+LABELS = {"noise_sign": "sign noise", "noise_gaussian": "Gaussian noise", "swapped": "another image's perturbation"}
 
 
 def colour(name: str) -> str:
@@ -91,6 +93,18 @@ def matrix(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     ax.set_yticks(range(len(rows)), rows)
     ax.set(title=title, xlabel="tested on", ylabel="trained on")
+    return ax
+
+
+def bars(ax: Axes, places: Sequence[str], heights: dict[str, Sequence[tuple[float, float, float]]]) -> Axes:
+    """Grouped bars: for each name one (value, low, high) a place, drawn with its interval."""
+    width = 0.85 / len(heights)
+    for i, (name, values) in enumerate(heights.items()):
+        v, low, high = np.array(values, float).T
+        x = np.arange(len(places)) + (i - (len(heights) - 1) / 2) * width
+        errors = np.clip([v - low, high - v], 0, None)
+        ax.bar(x, v, width, yerr=errors, color=colour(name), error_kw={"lw": 0.8, "ecolor": "#444444"}, label=LABELS.get(name, name))
+    ax.set_xticks(range(len(places)), places)
     return ax
 
 

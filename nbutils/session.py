@@ -227,10 +227,10 @@ def _plain(value: object) -> object:
 
 
 class Source:
-    """The module's own source of a function, shown in colour in a notebook."""
+    """The module's own source of functions, shown in colour in a notebook."""
 
-    def __init__(self, function: object) -> None:
-        self.text = inspect.getsource(function).rstrip()
+    def __init__(self, *functions: object) -> None:
+        self.text = "\n\n\n".join(inspect.getsource(function).rstrip() for function in functions)
 
     def _repr_markdown_(self) -> str:
         return f"```python\n{self.text}\n```"

@@ -27,7 +27,8 @@ def fit(
         folder: where checkpoints go; a killed run continues from the last one and ends with the same weights.
         progress: wraps the epochs, for a progress bar.
     Returns:
-        record: `epoch` (the best), `validation_accuracy`, `validation_loss`, `train_loss`, `collapsed` (one answer for every image),
+        record: `epoch` (the best), its `validation_accuracy` and `validation_loss`, `train_loss` and `validation` (accuracy) by epoch,
+        `collapsed` (one answer for every image),
         `diverged` (loss became NaN or infinite; the best epoch before that is kept).
     Raises:
         InputError: the loss is not finite in the first epoch.
@@ -35,10 +36,10 @@ def fit(
     kept, held = _split(groups, validate, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     key = artifacts.key_of(fit, [seed, epochs, lr, batch, validate], x, y, model.state_dict()) if folder else ""
-    best, first, losses = {}, 0, []
+    best, first, losses, accuracies = {}, 0, [], []
     found = artifacts.find_part(folder, "epoch", key) if folder else None
     if found:
-        first, losses = int(found.pop("epoch")) + 1, found.pop("losses").tolist()
+        first, losses, accuracies = int(found.pop("epoch")) + 1, found.pop("losses").tolist(), found.pop("accuracies").tolist()
         best = _restore(model, optimizer, found)
     saved = time.monotonic()
     for epoch in progress(range(first, epochs)):
@@ -49,17 +50,18 @@ def fit(
                 raise InputError(f"Training diverged in epoch {epoch + 1}: lower the learning rate {lr}.")
             break
         score = _validate(model, x[held], y[held])
+        accuracies.append(score[0])
         if not best or score > best["score"]:
             best = {"score": score, "epoch": epoch, "state": {k: v.detach().clone() for k, v in model.state_dict().items()}}
         if folder and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            artifacts.keep_part(folder, "epoch", _checkpoint(model, optimizer, best, epoch, losses), key)
+            artifacts.keep_part(folder, "epoch", _checkpoint(model, optimizer, best, epoch, losses, accuracies), key)
             saved = time.monotonic()
     model.load_state_dict(best["state"])
     model.eval()
     accuracy, negative_loss = best["score"]
     return {
         "epoch": best["epoch"] + 1, "epochs": epochs, "validation_accuracy": accuracy, "validation_loss": -negative_loss,
-        "train_loss": losses, "collapsed": _constant(model, x[held]), "diverged": not np.isfinite(losses[-1]),
+        "train_loss": losses, "validation": accuracies, "collapsed": _constant(model, x[held]), "diverged": not np.isfinite(losses[-1]),
     }
 
 
@@ -103,8 +105,10 @@ def _constant(model: nn.Module, x: torch.Tensor) -> bool:
     return len(torch.cat([model(to_float(part)).argmax(1) for part in x.split(512)]).unique()) == 1
 
 
-def _checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, best: dict, epoch: int, losses: list[float]) -> dict[str, torch.Tensor]:
-    out = {"epoch": torch.tensor(epoch), "losses": torch.tensor(losses, dtype=torch.float64), "best.epoch": torch.tensor(best["epoch"]),
+def _checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, best: dict, epoch: int, losses: list[float],
+                accuracies: list[float]) -> dict[str, torch.Tensor]:
+    out = {"epoch": torch.tensor(epoch), "losses": torch.tensor(losses, dtype=torch.float64),
+           "accuracies": torch.tensor(accuracies, dtype=torch.float64), "best.epoch": torch.tensor(best["epoch"]),
            "best.score": torch.tensor(best["score"], dtype=torch.float64)}
     out |= {f"now.{name}": value for name, value in model.state_dict().items()}
     out |= {f"best.state.{name}": value for name, value in best["state"].items()}

@@ -94,6 +94,12 @@ def test_noise_as_good_as_the_attack_is_measured(guarded):
     assert checks.random_noise_harmless(guarded, x, x, index, guarded(x).argmax(1))["attack"] == 0
 
 
+def test_swapped_perturbations_keep_the_structure_and_lose_the_place():
+    x = torch.full((3, 1, 2, 2), 0.5)
+    x_adv = x + torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1, 1)
+    assert torch.allclose(checks.swapped(x, x_adv)[:, 0, 0, 0], torch.tensor([0.8, 0.6, 0.7]))
+
+
 def test_within_class_sees_through_a_label_reader():
     import numpy as np
 

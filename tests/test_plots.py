@@ -67,6 +67,14 @@ def test_curve_draws_its_interval(ax):
     assert ax.lines[0].get_color() == plots.colour("fgsm") and len(ax.collections) == 1
 
 
+def test_bars_have_their_heights_and_intervals(ax):
+    plots.bars(ax, ["id", "jsd"], {"adversarial": [(0.9, 0.8, 0.95), (0.5, 0.4, 0.6)], "clean": [(0.0, 0.0, 0.1), (1.0, 0.9, 1.0)]})
+    assert [round(p.get_height(), 3) for p in ax.patches] == [0.9, 0.5, 0.0, 1.0]
+    first = ax.containers[1].errorbar if hasattr(ax.containers[1], "errorbar") else ax.containers[0]
+    segments = first.lines[2][0].get_segments()
+    assert segments[0][:, 1] == pytest.approx([0.8, 0.95])
+
+
 def test_every_attack_and_detector_has_a_colour_of_its_own():
     for names in (attacks.SETTINGS, detectors.TRAINED, detectors.SCALARS):
         colours = [plots.colour(name) for name in names]
