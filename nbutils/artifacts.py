@@ -28,6 +28,7 @@ from safetensors.torch import save
 from nbutils import InputError
 
 Tensors = dict[str, torch.Tensor]
+LOADED = time.time()  # modules edited later are not the code that runs
 LOCK_TIMEOUT = 6 * 3600  # seconds; the longest step that another process may be making
 
 
@@ -74,6 +75,7 @@ def load_or_make(
             if found is None:
                 if why:
                     say(f"{path.parent.name}/{path.name}: {why}; it is made again.")
+                _drop_strange_parts(path, key_of(wanted))
                 started = time.perf_counter()
                 tensors, record = make(path)
                 _write(path, tensors, record, wanted, time.perf_counter() - started)
@@ -90,6 +92,18 @@ def locked(folder: Path) -> Iterator[None]:
         if not lock.is_locked:
             raise RuntimeError(f"{folder} is not locked")
         yield
+
+
+def _drop_strange_parts(path: Path, stamp: str) -> None:
+    """Parts of a step with other arguments, parents or code are no parts of this one."""
+    try:
+        same = read_json(path / "part-of.json")["key"] == stamp
+    except (OSError, ValueError, KeyError):
+        same = False
+    if not same:
+        for left in path.glob("part-*"):
+            left.unlink()
+        write_json(path / "part-of.json", {"key": stamp})
 
 
 def _read(path: Path, wanted: dict) -> tuple[Artifact | None, str]:
@@ -142,6 +156,7 @@ def read_tensors(path: Path, sha256: str | None = None) -> Tensors:
 
 def write_json(path: Path, content: dict) -> None:
     """Write JSON with a check sum of its own, atomically."""
+    content = json.loads(json.dumps(content))
     check = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     atomically(path, (json.dumps({**content, "check": check}, indent=1, sort_keys=True) + "\n").encode())
 
@@ -149,6 +164,8 @@ def write_json(path: Path, content: dict) -> None:
 def read_json(path: Path) -> dict:
     """Read what `write_json` wrote; raises ValueError when a byte has changed."""
     content = json.loads(path.read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} holds no object")
     check = content.pop("check", None)
     if check != hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest():
         raise ValueError(f"{path.name} does not have the checksum that was recorded")
@@ -217,6 +234,7 @@ def key_of(*things: object) -> str:
             digest.update(key_of(*[item for name in sorted(thing) for item in (name, thing[name])]).encode())
         else:
             digest.update(json.dumps(thing, sort_keys=True, default=str).encode())
+        digest.update(b"\0")
     return digest.hexdigest()
 
 
@@ -230,13 +248,17 @@ def code_hash(*things: Callable) -> str:
     Storage (this module) does not count, and what is defined outside nbutils counts with its own source only.
     """
     todo, done = [(thing.__module__, thing.__qualname__.split(".")[0]) for thing in map(_plain, things)], {}
+    for module, name in todo:
+        if module.startswith("nbutils") and name not in _module(module)[0]:
+            raise TypeError(f"{module}.{name} has no source of its own to hash: name a function or a class of a module.")
     while todo:
         module, name = todo.pop()
         if (module, name) not in done and module != __name__:
             tops, imports = _module(module)
-            done[module, name] = ast.dump(tops[name]) if name in tops else ""
-            if name in tops and module.startswith("nbutils"):
-                todo += [target for target in _names(tops[name], module, tops, imports) if target not in done]
+            done[module, name] = "\n".join(map(ast.unparse, tops.get(name, [])))
+            if module.startswith("nbutils"):
+                todo += [target for node in tops.get(name, []) for target in _names(node, module, tops, imports)]
+                todo += [imports[name]] if name not in tops and imports.get(name, ("", None))[1] else []
     return hashlib.sha256(repr(sorted(done.items())).encode()).hexdigest()
 
 
@@ -247,12 +269,14 @@ def _plain(thing: Callable) -> Callable:
 
 
 @cache
-def _module(name: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str | None]]]:
-    """The top-level definitions of a module, docstrings dropped, and what its imports bind: name -> (module, name or None)."""
+def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, str | None]]]:
+    """The top-level statements of a module by the names they define or change, and what its imports bind: name -> (module, name or None)."""
     module = sys.modules.get(name) or importlib.import_module(name)
     source = getattr(module, "__file__", None)
     if not source or not source.endswith(".py"):
         return {}, {}
+    if name.startswith("nbutils") and Path(source).stat().st_mtime > LOADED:
+        raise InputError(f"{source} was edited since Python started: restart it (in Jupyter, the kernel), or old code would pass for new.")
     tree = ast.parse(Path(source).read_text())
     for node in ast.walk(tree):
         for hint in ("annotation", "returns"):
@@ -261,14 +285,10 @@ def _module(name: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str | 
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             node.body = body[1:] or [ast.Pass()]
-    tops: dict[str, ast.stmt] = {}
+    tops: dict[str, list[ast.stmt]] = {}
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            tops[node.name] = node
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if isinstance(target, ast.Name):
-                    tops[target.id] = node
+        for bound in _binds(node):
+            tops.setdefault(bound, []).append(node)
     imports = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbutils"):
@@ -277,6 +297,23 @@ def _module(name: str) -> tuple[dict[str, ast.stmt], dict[str, tuple[str, str | 
                 is_module = importlib.util.find_spec(f"{node.module}.{alias.name}") if node.module in _packages() else None
                 imports[bound] = (f"{node.module}.{alias.name}", None) if is_module else (node.module, alias.name)
     return tops, imports
+
+
+def _binds(node: ast.stmt) -> set[str]:
+    """The names that a top-level statement defines or changes: `def`, `x = 1`, `a, b = 1, 2`, `D["k"] = 1`, `C.k = 1`, `L.append(1)`, under `if`."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    found = set()
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef | ast.ClassDef):
+            found.add(part.name)
+        place = part.func if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) else part
+        changed = place is not part or isinstance(getattr(part, "ctx", None), ast.Store)
+        while isinstance(place, ast.Attribute | ast.Subscript):
+            place = place.value
+        if changed and isinstance(place, ast.Name):
+            found.add(place.id)
+    return found
 
 
 def _packages() -> set[str]:

@@ -65,7 +65,9 @@ def _direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
     """The unit step that raises the loss most: the sign for l-infinity, the normalised gradient for l2; zero where the gradient is."""
     if norm == "linf":
         return gradient.sign()
-    return gradient / per_image(gradient, lambda g: g.norm(dim=1)).clamp_min(torch.finfo(gradient.dtype).tiny)
+    tiny = torch.finfo(gradient.dtype).tiny
+    gradient = gradient / per_image(gradient, lambda g: g.abs().amax(1)).clamp_min(tiny)  # or squares of small gradients underflow
+    return gradient / per_image(gradient, lambda g: g.norm(dim=1)).clamp_min(tiny)
 
 
 def _project(delta: torch.Tensor, eps: float, norm: str) -> torch.Tensor:

@@ -50,8 +50,8 @@ class Dataset:
 
 
 def to_float(x: torch.Tensor) -> torch.Tensor:
-    """uint8 images to float32 in [0,1]; floats pass unchanged."""
-    return x.float().div_(255) if x.dtype == torch.uint8 else x
+    """uint8 images to float32 in [0,1], the same bits on every device (CUDA divides by a Python number inexactly); floats pass unchanged."""
+    return x.float().div_(torch.full((1,), 255.0, device=x.device)) if x.dtype == torch.uint8 else x
 
 
 def load(name: str, *, seed: int = 0, train: int = 0, calibrate: int = 200, test: int = 0, root: Path | str = "data",

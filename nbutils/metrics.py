@@ -6,6 +6,7 @@ from statistics import NormalDist
 import numpy as np
 import torch
 
+from nbutils import InputError
 from nbutils.detectors.base import threshold_at
 
 LEVEL = 0.95  # of every interval
@@ -16,6 +17,8 @@ def auroc(clean: np.ndarray, adversarial: np.ndarray) -> float:
     """Probability that an adversarial score exceeds a clean one, ties counted half (the rank statistic); NaN without images."""
     if not (len(clean) and len(adversarial)):
         return float("nan")
+    if not (np.isfinite(clean).all() and np.isfinite(adversarial).all()):
+        raise InputError("Scores hold NaN or infinite values, which have no rank.")
     ordered = np.sort(clean)
     below = np.searchsorted(ordered, adversarial, "left") + np.searchsorted(ordered, adversarial, "right")
     return float(below.mean() / (2 * len(clean)))

@@ -51,7 +51,11 @@ def classifier(run: Run) -> Classifier:
     architecture = run.parameters["MODEL"] or run.preset["classifier"]
     base = _brought(run, architecture) if ":" in architecture or run.parameters["WEIGHTS"] else None
     arguments = {"architecture": architecture, "data": _fingerprint(run), "seed": run.seed}
-    arguments |= {"weights": artifacts.key_of(base.state_dict())} if base else {"epochs": run.preset["epochs"]}
+    if base:  # weights do not tell what the forward pass does with them: its source and its answers do
+        answers = models.predict(base, run.data.test.x[:64]).argmax(1).tolist()
+        arguments |= {"weights": artifacts.key_of(base.state_dict()), "answers": answers}
+    else:
+        arguments["epochs"] = run.preset["epochs"]
 
     def make(folder: Path) -> tuple[dict, dict]:
         model, images, epochs = base or _fresh(run, architecture), run.data.train, run.preset["epochs"]
@@ -66,7 +70,7 @@ def classifier(run: Run) -> Classifier:
         record |= {"architecture": architecture, "parameters": sum(p.numel() for p in model.parameters())}
         return ({} if base else model.state_dict()) | {"test_logits": logits}, record
 
-    code = (train.fit, models.Normalised, *([] if ":" in architecture else [models.ARCHITECTURES[architecture]]))
+    code = (train.fit, _fresh, models.predict, Images, type(base) if ":" in architecture else models.ARCHITECTURES[architecture])
     artifact = _step(run, "classifier", architecture.replace(":", "."), make, arguments=arguments, code=code)
     model = base or _fresh(run, architecture)
     if not base:
@@ -115,10 +119,11 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
         return _attack_chunks(run, base, images, attack, keywords, folder, f"{name} on {split}")
 
     arguments = {"setting": setting, "backend": backend, "images": artifacts.key_of(images.index), "seed": run.seed}
+    arguments |= {"chunk": run.preset["chunk"]} if backend == "cleverhans" else {}  # its random start depends on the batch
     label = "-".join([name, *(f"{k}{v:.4g}" if isinstance(v, float) else f"{k}{v}" for k, v in changed.items()), split])
     label += "" if backend == "nbutils" else f"-{backend}"
     artifact = _step(run, "adversarial", label, make, arguments=arguments, parents={"classifier": base.artifact},
-                     code=(attack, _attack_chunks, models.Counted))
+                     code=(attack, _attack_chunks, Images))
     tensors = {k: v.to(run.device) for k, v in artifact.tensors.items()}
     tensors["x"] = to_float(tensors["x"])
     record = {**artifact.record, "setting": setting, "backend": backend, "seconds": artifact.record["seconds"]}
@@ -167,6 +172,8 @@ def _attack_rows(run: Run, model: nn.Module, images: Images, attack: Callable, k
     if x.is_cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
+    if not torch.isfinite(x_adv).all():
+        raise InputError("The attack made NaN of some images: the model's gradient is NaN or infinite there.")
     prediction_adv = models.predict(model, x_adv).argmax(1)
     cost = {"seconds": seconds, "forwards": counted.forwards, "backwards": counted.backwards}
     return {
@@ -224,7 +231,7 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
         return {**tensors, "index": pairs.index}, {**record, "collapses": sum(r.get("collapses", 0) for _, r in fitted)}
 
     label = "-".join([name, *([fit_attack] if trained else []), *(f"{k}{v}" for k, v in (fit_knobs or {}).items()), "on", pairs.artifact.path.name])
-    code = (metrics.evaluate, detectors.TRAINED.get(name) or detectors.SCALARS[name])
+    code = (metrics.evaluate, detectors.scores, type(fitted[0][0]), Images, detectors.TRAINED.get(name) or detectors.SCALARS[name])
     return _step(run, "evaluation", f"{label}-x{fits}", make, arguments=arguments,
                  parents={"pairs": pairs.artifact, "classifier": classifier(run).artifact}, code=code)
 
@@ -245,7 +252,8 @@ def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: fl
                                    fpr=fpr, seed=run.seed)
 
     arguments = {"detector": name, "fitted": record.get("hash"), "fpr": fpr}
-    code = (checks.controls, checks.null_attack, checks.sources_disjoint, checks.attack_moves)
+    code = (checks.controls, checks.null_attack, checks.sources_disjoint, checks.attack_moves, type(found), Images,
+            detectors.TRAINED.get(name) or detectors.SCALARS[name])
     artifact = _step(run, "controls", f"{name}-{pairs.artifact.path.name}", make, arguments=arguments, parents={"pairs": pairs.artifact}, code=code)
     return artifact.record
 
@@ -259,5 +267,5 @@ def _step(run: Run, step: str, name: str, make: Callable, **what: object) -> Art
 
 def _fingerprint(run: Run) -> dict:
     """What decides the data of a run, with a hash of the images themselves."""
-    images = run.data
-    return {"name": images.name, "train": artifacts.key_of(images.train.x, images.train.y), "test": artifacts.key_of(images.test.x, images.test.y)}
+    parts = {part: getattr(run.data, part) for part in ("train", "calibrate", "test")}
+    return {"name": run.data.name, **{part: artifacts.key_of(images.x, images.y) for part, images in parts.items()}}

@@ -60,9 +60,13 @@ def signed(maps: torch.Tensor) -> torch.Tensor:
     return 0.5 + 0.5 * maps / maps.abs().flatten(1).amax(1).clamp_min(1e-12)[:, None, None, None]
 
 
+def _array(scores: torch.Tensor | Sequence[float]) -> np.ndarray:
+    return (scores.numpy(force=True) if isinstance(scores, torch.Tensor) else np.asarray(scores)).astype(float).ravel()
+
+
 def histogram(ax: Axes, groups: dict[str, torch.Tensor], *, threshold: float | None = None, label: str = "detector score") -> Axes:
     """Scores of several groups of images over common bins."""
-    values = {name: np.asarray(scores, float).ravel() for name, scores in groups.items()}
+    values = {name: _array(scores) for name, scores in groups.items()}
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), 30)
     for name, scores in values.items():
         ax.hist(scores, edges, histtype="stepfilled", alpha=0.45, color=colour(name), label=f"{name} (n = {len(scores)})")
@@ -76,7 +80,7 @@ def histogram(ax: Axes, groups: dict[str, torch.Tensor], *, threshold: float | N
 def roc(ax: Axes, curves: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Axes:
     """True against false positive rate of several detectors, each given as (clean scores, adversarial scores)."""
     for name, (clean, adversarial) in curves.items():
-        clean, adversarial = np.asarray(clean, float).ravel(), np.asarray(adversarial, float).ravel()
+        clean, adversarial = _array(clean), _array(adversarial)
         cuts = np.r_[np.inf, np.unique(np.r_[clean, adversarial])[::-1], -np.inf]
         ax.plot([(clean > c).mean() for c in cuts], [(adversarial > c).mean() for c in cuts], color=colour(name), label=name)
     ax.plot([0, 1], [0, 1], color="#BBBBBB", lw=0.8, ls=":")

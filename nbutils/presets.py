@@ -3,6 +3,9 @@
 `smoke` shows in seconds that everything runs, `quick` gives numbers worth reading on two CPU cores, `paper` has the papers' sizes.
 """
 
+import hashlib
+import json
+
 FIELDS = {
     "classifier": "architecture of the protected classifier",
     "epochs": "passes over the training images, classifier",
@@ -17,6 +20,14 @@ FIELDS = {
     "pgd_steps": "gradient steps of PGD",
     "chunk": "images in a batch of an attack",
 }
+
+
+def run_name(parameters: dict) -> str:
+    """The folder of a run: data set, preset, seed, and a mark of the model, weights or pictures where they are the user's own."""
+    own = [parameters["MODEL"], parameters["WEIGHTS"], parameters["DATA_ROOT"] if parameters["DATASET"] in ("folder", "cats_dogs") else ""]
+    mark = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if any(own) else ""
+    return f"{parameters['DATASET']}-{parameters['PRESET']}-s{parameters['SEED']}{mark}"
+
 
 PRESETS = {
     "digits": {

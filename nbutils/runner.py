@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from nbutils import InputError
+from nbutils.presets import run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "data" / "results"
@@ -57,9 +58,8 @@ def run(parameters: dict, chosen: str = "", *, say=print) -> int:
 
 def _out(parameters: dict) -> Path:
     """The folder of a run; `session.configure` makes the same."""
-    p = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "OUT": "runs", "MODEL": "", **parameters}
-    own = "-" + "".join(c if c.isalnum() else "_" for c in p["MODEL"]) if p["MODEL"] else ""
-    return (ROOT / Path(str(p["OUT"])).expanduser()).resolve() / f"{p['DATASET']}-{p['PRESET']}-s{p['SEED']}{own}"
+    p = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "OUT": "runs", "MODEL": "", "WEIGHTS": "", "DATA_ROOT": "", **parameters}
+    return (ROOT / Path(str(p["OUT"])).expanduser()).resolve() / run_name(p)
 
 
 def _shown(path: Path) -> str:
@@ -104,7 +104,7 @@ def _key(path: Path) -> str:
     if not path.exists():
         return ""
     key = json.loads(path.read_text())["key"]
-    return f"{key['name']} {key['value']:.3g}"
+    return f"{key['name']} {'not a number' if key['value'] is None else format(key['value'], '.3g')}"
 
 
 # -- the outputs stored in notebooks/ --------------------------------------------------------------------------------------------------
@@ -146,6 +146,8 @@ def render(*, say=print) -> int:
 
 def publish(run_folder: Path) -> Path:
     """Copy the results JSON of a run to data/results, its timings with it, and the figure that the README shows."""
+    if not list((run_folder / "results").glob("*.json")):
+        raise InputError(f"{_shown(run_folder)} holds no results to publish: run the notebooks first.")
     target = PUBLISHED / run_folder.name
     target.mkdir(parents=True, exist_ok=True)
     for result in sorted((run_folder / "results").glob("*.json")):

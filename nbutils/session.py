@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from nbutils import InputError, artifacts, attacks, data, detectors, models
-from nbutils.presets import PRESETS
+from nbutils.presets import PRESETS, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 log = logging.getLogger("nbutils")
@@ -40,6 +40,7 @@ PARAMETERS = {
     "DETECTORS": (list, "detectors"),
     "FPR": (float, "between 0 and 1"),
 }
+LARGEST = {"SEED": 2**31, "THREADS": 1025, "STEPS": 10**6, "EPS_255": 256, "FPR": 1}  # under these
 COMMON = ["DATASET", "PRESET", "SEED", "DEVICE", "THREADS", "DATA_ROOT", "OUT", "MODEL", "WEIGHTS"]
 DEFAULTS = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "DEVICE": "auto", "THREADS": 0, "DATA_ROOT": "", "OUT": "runs", "MODEL": "",
             "WEIGHTS": ""}
@@ -130,7 +131,7 @@ def start(notebook: str, namespace: dict) -> Run:
         raise InputError(f"Notebook {notebook!r} is unknown: the series is {', '.join(NOTEBOOKS)}.")
     known = COMMON + NOTEBOOKS[notebook]
     plain = (str, int, float, bool, list, dict, tuple, type(None))
-    given = {k: v for k, v in namespace.items() if not k.startswith("_") and isinstance(v, plain) and k not in ("In", "Out")}
+    given = {k: v for k, v in namespace.items() if not k.startswith("_") and k not in ("In", "Out") and (k in PARAMETERS or isinstance(v, plain))}
     for name in given:
         if name not in known:
             close = difflib.get_close_matches(name.upper(), known, 1)
@@ -147,7 +148,7 @@ def configure(notebook: str, parameters: dict) -> Run:
     if p["PRESET"] not in PRESETS[p["DATASET"]]:
         raise InputError(f"PRESET {p['PRESET']!r} is unknown for {p['DATASET']}: choose one of {', '.join(PRESETS[p['DATASET']])}.")
     settings = attacks.CLEVERHANS_SETTINGS if p.get("BACKEND") == "cleverhans" else attacks.SETTINGS
-    for name, known in (("ATTACKS", settings), ("DETECTORS", detectors.DETECTORS)):
+    for name, known in (("ATTACKS", settings), ("DETECTORS", detectors.TRAINED)):
         for item in p.get(name, []):
             if item not in known:
                 raise InputError(f"{name} holds {item!r}, which is unknown: choose among {', '.join(known)}.")
@@ -156,8 +157,7 @@ def configure(notebook: str, parameters: dict) -> Run:
         models.build(p["MODEL"], (1, 8, 8), 2)  # raises the sentence about unknown models
     device = _device(p["DEVICE"])
     _determined(p["SEED"], p["THREADS"], device)
-    own = "-" + "".join(c if c.isalnum() else "_" for c in p["MODEL"]) if p["MODEL"] else ""
-    folder = folder_of(p["OUT"]) / f"{p['DATASET']}-{p['PRESET']}-s{p['SEED']}{own}"
+    folder = folder_of(p["OUT"]) / run_name(p)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -179,8 +179,10 @@ def _typed(name: str, value: object) -> object:
         raise InputError(f"{name} must lie {may_be}, but is {value!r}.")
     if name == "BACKEND" and value not in ("nbutils", "cleverhans"):
         raise InputError(f"BACKEND must be nbutils or cleverhans, but is {value!r}.")
-    if isinstance(value, list) and not value:
-        raise InputError(f"{name} is empty: name at least one.")
+    if isinstance(value, list) and not (value and all(isinstance(item, str) for item in value) and len(set(value)) == len(value)):
+        raise InputError(f"{name} must name at least one, each once, but is {value!r}.")
+    if isinstance(value, int) and value >= LARGEST[name]:
+        raise InputError(f"{name} must be under {LARGEST[name]}, but is {value!r}.")
     return float(value) if kind is float else value
 
 
@@ -204,6 +206,7 @@ def _determined(seed: int, threads: int, device: torch.device) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.allow_tf32 = False  # or labels stored by a GPU need not hold on the machine that loads them
     torch.set_num_threads(threads or os.cpu_count() or 1)
     torch.manual_seed(seed)
 
@@ -221,6 +224,8 @@ def _plain(value: object) -> object:
         return [_plain(v) for v in value]
     if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.dim() == 0):
         value = value.item()
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return _plain(value.tolist())
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

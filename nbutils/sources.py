@@ -1,6 +1,7 @@
 """Readers of data sets on disk, and their download. What is missing or damaged gets one sentence that names the file and what to do."""
 
 import hashlib
+import http.client
 import pickle
 import urllib.error
 import urllib.request
@@ -132,19 +133,25 @@ def download(url: str, target: Path, md5: str, otherwise: str) -> None:
 
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    try:
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(part, "ab" if answer.status == 206 else "wb") as out:
-            total = have * (answer.status == 206) + int(answer.headers.get("Content-Length", 0))
-            with tqdm(total=total, initial=out.tell(), unit="B", unit_scale=True, desc=target.name, disable=None) as bar:
-                while block := answer.read(1 << 16):
-                    out.write(block)
-                    bar.update(len(block))
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = f"is not there and cannot be downloaded ({getattr(error, 'reason', error)})"
-        raise InputError(f"{target.name} {reason}: {otherwise}, or set DATA_ROOT or $NBUTILS_DATA.") from error
-    if hashlib.md5(part.read_bytes()).hexdigest() != md5:
-        part.unlink()
-        raise InputError(f"{target.name} arrived with a wrong checksum and was removed: try again, or {otherwise}.")
-    part.replace(target)
+    with artifacts.locked(target):
+        have = part.stat().st_size if part.exists() else 0
+        if not (have and hashlib.md5(part.read_bytes()).hexdigest() == md5):
+            try:
+                request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+                with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, open(part, "ab" if answer.status == 206 else "wb") as out:
+                    total = have * (answer.status == 206) + int(answer.headers.get("Content-Length", 0))
+                    with tqdm(total=total, initial=out.tell(), unit="B", unit_scale=True, desc=target.name, disable=None) as bar:
+                        while block := answer.read(1 << 16):
+                            out.write(block)
+                            bar.update(len(block))
+            except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+                if getattr(error, "code", None) == 416:  # more bytes are here than there: begin anew next time
+                    part.unlink()
+                reason = f"is not there and cannot be downloaded ({getattr(error, 'reason', error)})"
+                raise InputError(f"{target.name} {reason}: {otherwise}, or set DATA_ROOT or $NBUTILS_DATA.") from error
+            if part.stat().st_size < total:
+                raise InputError(f"The download of {target.name} was cut off: run again, it goes on where it stopped.")
+        if hashlib.md5(part.read_bytes()).hexdigest() != md5:
+            part.unlink()
+            raise InputError(f"{target.name} arrived with a wrong checksum and was removed: try again, or {otherwise}.")
+        part.replace(target)

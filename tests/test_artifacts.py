@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import sys
+import time
 
 import pytest
 import torch
@@ -115,6 +116,7 @@ def module(tmp_path, monkeypatch, source):
     sys.modules.pop("nbutils.made", None)
     artifacts._module.cache_clear()
     importlib.invalidate_caches()
+    monkeypatch.setattr(artifacts, "LOADED", time.time() + 60)
     return importlib.import_module("nbutils.made")
 
 
@@ -122,8 +124,11 @@ def test_code_hash_follows_what_is_used_and_ignores_words(tmp_path, monkeypatch)
     source = '''
 from nbutils import metrics
 LEVEL = 3
+A, B = 1, 2
+TABLE = {}
+TABLE["x"] = 5
 def helper(x):
-    return x + LEVEL
+    return x + LEVEL + A + TABLE["x"]
 def used(x: int) -> int:
     """What it does."""
     return helper(x)  # why
@@ -133,12 +138,45 @@ def unused(x):
     hashes = {}
     edits = {"same": ("", ""), "comment": ("# why", "# because"), "docstring": ("What it does", "What else"), "hint": ("x: int", "x: float"),
              "stranger": ("    return x\n", "    return -x\n"), "body": ("helper(x) ", "-helper(x) "), "callee": ("x + LEVEL", "x - LEVEL"),
-             "constant": ("LEVEL = 3", "LEVEL = 4")}
+             "constant": ("LEVEL = 3", "LEVEL = 4"), "pair": ("A, B = 1, 2", "A, B = 3, 2"), "entry": ('["x"] = 5', '["x"] = 6')}
     for name, (old, new) in edits.items():
         hashes[name] = code_hash(module(tmp_path, monkeypatch, source.replace(old, new) if old else source).used)
     assert hashes["same"] == hashes["comment"] == hashes["docstring"] == hashes["hint"] == hashes["stranger"]
-    assert len({hashes[name] for name in ("same", "body", "callee", "constant")}) == 4
+    assert len({hashes[name] for name in ("same", "body", "callee", "constant", "pair", "entry")}) == 6
     sys.modules.pop("nbutils.made")
+
+
+def test_code_edited_after_the_start_is_refused_and_lambdas_are_no_roots(monkeypatch):
+    artifacts._module.cache_clear()
+    monkeypatch.setattr(artifacts, "LOADED", 0.0)
+    with pytest.raises(InputError, match="was edited since Python started"):
+        code_hash(attacks.fgsm)
+    monkeypatch.undo()
+    nameless = eval("lambda x: x", {"__name__": "nbutils.attacks"})
+    with pytest.raises(TypeError, match="no source of its own"):
+        code_hash(nameless)
+
+
+def test_parts_of_another_step_are_dropped(tmp_path):
+    def make(folder):
+        artifacts.keep_part(folder, "0", {"x": torch.ones(1)}, "same key")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load_or_make(tmp_path / "a", make, arguments={}, code=(attacks.fgsm,))
+    found = []
+    for code in (attacks.fgsm, attacks.pgd):
+        with pytest.raises(KeyboardInterrupt):
+            load_or_make(tmp_path / "a", lambda f: found.append(artifacts.find_part(f, "0", "same key")) or make(f), arguments={}, code=(code,))
+    assert found[0] is not None and found[1] is None
+
+
+def test_records_with_any_keys_are_read_back(tmp_path):
+    first = load_or_make(tmp_path / "a", counting(record={2: 1, 10: 2})[0], arguments={})
+    assert first.record == {"2": 1, "10": 2}
+    (tmp_path / "a" / "meta.json").write_text("5")
+    assert load_or_make(tmp_path / "a", counting()[0], arguments={}).record == {"n": 5}
+    assert artifacts.key_of(1, 23) != artifacts.key_of(12, 3)
 
 
 def test_code_hash_tells_the_attacks_apart_and_bim_needs_pgd():
@@ -149,4 +187,4 @@ def test_code_hash_tells_the_attacks_apart_and_bim_needs_pgd():
 
 def _reach(function):
     tops, imports = artifacts._module(function.__module__)
-    return {name for _, name in artifacts._names(tops[function.__name__], function.__module__, tops, imports)}
+    return {name for node in tops[function.__name__] for _, name in artifacts._names(node, function.__module__, tops, imports)}

@@ -56,6 +56,12 @@ def test_linear_model_reaches_the_optimum_of_its_budget(linear, interior, norm):
         assert torch.allclose(after, optimum, rtol=0, atol=1e-6 if name == "pgd" else 1e-10), name
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e-6, 1.0, 1e25])
+def test_l2_steps_are_unit_steps_for_gradients_of_any_size(scale):
+    gradient = scale * torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(attacks._direction(gradient, "l2").flatten(1).norm(dim=1), torch.ones(4), atol=1e-5)
+
+
 def test_linear_model_border_is_where_it_should_be(linear, interior):
     y = predicted(linear, interior)
     distance = linear(interior).detach()[:, 0].abs() / linear.w.detach().norm()

@@ -3,11 +3,12 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from nbutils import artifacts, attacks, checks, detectors, models, runner
+from nbutils import InputError, artifacts, attacks, checks, detectors, models, runner
 from tests.conftest import ROOT
 from tests.test_detectors import pairs
 
@@ -33,6 +34,12 @@ def test_identity_attack(guarded):
         checks.attack_moves(x, x.clone(), 0.1)
     with pytest.raises(checks.Leak, match="left its budget"):
         checks.attack_moves(x, attacks.fgsm(guarded, x, y, eps=0.2), 0.1)
+    with pytest.raises(checks.Leak, match="left its budget"):
+        checks.attack_moves(x, x * float("nan"), 0.1)
+    with pytest.raises(InputError, match="NaN"):
+        detectors.scores(Scored(guarded, lambda x: x.flatten(1).sum(1) * float("nan")), x)
+    with pytest.raises(InputError, match="no rank"):
+        checks.auroc(np.zeros(3), np.full(3, np.nan))
 
 
 def test_flipped_detector_sign(guarded):
@@ -71,8 +78,11 @@ def test_train_mode_batch_normalisation_with_pure_batches(guarded):
     net.eval()
     checks.batch_composition(detector, x, x_adv)
     net.train()
-    with pytest.raises(checks.Leak, match="depend on the batch"):
-        checks.batch_composition(detector, x, x_adv)
+    outlier = x_adv.clone()
+    outlier[0] *= 1e4
+    for adversarial in (x_adv, outlier):
+        with pytest.raises(checks.Leak, match="depend on the batch"):
+            checks.batch_composition(detector, x, adversarial)
 
 
 def test_a_path_that_leaves_a_trace(guarded):
@@ -101,8 +111,6 @@ def test_swapped_perturbations_keep_the_structure_and_lose_the_place():
 
 
 def test_within_class_sees_through_a_label_reader():
-    import numpy as np
-
     label, label_adv = np.array([0] * 50 + [1] * 50), np.array([1] * 90 + [0] * 10)
     by_label = checks.within_class(label.astype(float), label_adv.astype(float), label, label_adv)
     assert by_label == pytest.approx(0.5) and checks.auroc(label, label_adv) > 0.6

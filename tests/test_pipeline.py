@@ -103,10 +103,18 @@ def test_own_models_with_faults_are_refused_before_any_work(tmp_path, fault, sen
     assert not list(tmp_path.rglob("meta.json"))
 
 
-def test_own_model_is_attacked_and_kept_apart(tmp_path):
+def test_own_model_is_attacked_and_kept_apart(smoke, tmp_path):
     run = configure(tmp_path, MODEL=f"{__name__}:Own")
-    assert pipeline.adversarial(run, "fgsm").record["n"] == 40 and run.folder.name.endswith("Own")
-    assert pipeline.classifier(run).artifact.tensors.keys() == {"test_logits"}
+    assert pipeline.adversarial(run, "fgsm").record["n"] == 40 and run.folder.name != smoke.folder.name
+    first = pipeline.classifier(run).artifact
+    assert first.tensors.keys() == {"test_logits"}
+    real = Own.forward
+    try:
+        Own.forward = lambda self, x: real(self, 1 - x)  # the same weights, another function
+        again = pipeline.classifier(configure(tmp_path, MODEL=f"{__name__}:Own")).artifact
+    finally:
+        Own.forward = real
+    assert again.hash != first.hash
 
 
 def test_weights_stand_in_for_training(smoke, tmp_path):

@@ -75,7 +75,7 @@ def test_runner_reports_a_failed_notebook_and_keeps_it(tmp_path):
     lines = []
     assert runner.run({**PARAMETERS, "OUT": str(tmp_path), "MODEL": "no.such:model"}, "00", say=lines.append) == 1
     assert "InputError: MODEL 'no.such:model' cannot be brought in" in lines[0] and "00_start_here-failed.ipynb" in lines[0]
-    assert not (tmp_path / f"{FOLDER}-no_such_model" / "notebooks" / "00_start_here.ipynb").exists()
+    assert not list(tmp_path.rglob("00_start_here.ipynb")) and list(tmp_path.rglob("00_start_here-failed.ipynb"))
 
 
 KILLER = """

@@ -1,7 +1,9 @@
 """Parameters: every wrong one gets one sentence before any work; results are written whole."""
 
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +15,14 @@ WRONG = [
     ({"PRESET": "fast"}, "PRESET 'fast' is unknown for digits: choose one of smoke"),
     ({"MODEL": "resnet9"}, "MODEL 'resnet9' is unknown"),
     ({"ATTACKS": ["fgsm", "fsgm"]}, "ATTACKS holds 'fsgm', which is unknown: choose among fgsm"),
-    ({"ATTACKS": []}, "ATTACKS is empty"),
+    ({"ATTACKS": []}, "ATTACKS must name at least one, each once"),
+    ({"ATTACKS": ["fgsm", "fgsm"]}, "ATTACKS must name at least one, each once"),
+    ({"ATTACKS": [["fgsm"]]}, "ATTACKS must name at least one"),
+    ({"DETECTORS": ["margin"]}, "DETECTORS holds 'margin', which is unknown: choose among id"),
+    ({"SEED": 2**31}, "SEED must be under"),
+    ({"SEED": np.int64(3)}, "SEED must be int"),
+    ({"OUT": Path("runs")}, "OUT must be str"),
+    ({"THREADS": 10**10}, "THREADS must be under"),
     ({"DETECTORS": ["ID"]}, "DETECTORS holds 'ID', which is unknown: choose among id"),
     ({"DEVICE": "gpu"}, "DEVICE 'gpu' is unknown: choose auto, cpu, cuda"),
     ({"DEVICE": "cuda:99"}, "DEVICE 'cuda:99' is not there"),

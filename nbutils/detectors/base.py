@@ -40,4 +40,7 @@ def threshold_at(clean_scores: torch.Tensor, fpr: float) -> float:
 @torch.no_grad()
 def scores(detector: Detector, x: torch.Tensor, *, batch: int = 256) -> torch.Tensor:
     """Scores (n,) of images (n,c,h,w) in batches, float32, without a graph."""
-    return torch.cat([detector.score(part).detach().float() for part in x.split(batch)])
+    found = torch.cat([detector.score(part).detach().float() for part in x.split(batch)])
+    if not torch.isfinite(found).all():
+        raise InputError("The detector's scores hold NaN or infinite values: check the images and the classifier.")
+    return found
