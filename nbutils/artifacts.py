@@ -275,7 +275,7 @@ def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, 
     source = getattr(module, "__file__", None)
     if not source or not source.endswith(".py"):
         return {}, {}
-    if name.startswith("nbutils") and Path(source).stat().st_mtime > LOADED:
+    if name.startswith("nbutils") and LOADED < Path(source).stat().st_mtime <= time.time():
         raise InputError(f"{source} was edited since Python started: restart it (in Jupyter, the kernel), or old code would pass for new.")
     tree = ast.parse(Path(source).read_text())
     for node in ast.walk(tree):

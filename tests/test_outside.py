@@ -42,6 +42,17 @@ def test_bad_input_under_papermill_ends_with_the_sentence(tmp_path, name, value,
     assert not list(tmp_path.rglob("meta.json"))
 
 
+def test_notebook_02_through_cleverhans_with_its_cw(tmp_path):
+    command = [BIN / "papermill", ROOT / "notebooks" / "02_attacks.ipynb", tmp_path / "out.ipynb", "-p", "PRESET", "smoke", "-p", "THREADS", "1",
+               "-p", "BACKEND", "cleverhans", "-y", "ATTACKS: [fgsm, bim, pgd, carlini_wagner_l2]", "-p", "OUT", tmp_path, "--no-progress-bar"]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / FOLDER / "results" / "02_attacks.json").read_text())
+    assert result["backend"] == "cleverhans"
+    row = {r["attack"]: r for r in result["tables"]["000.table4"]}
+    assert row["carlini_wagner_l2"]["success"] > 0.5 and row["carlini_wagner_l2"]["l2"] < row["pgd"]["l2"]
+
+
 def test_papermill_explains_every_parameter():
     done = subprocess.run([str(BIN / "papermill"), "--help-notebook", str(ROOT / "notebooks" / "02_attacks.ipynb")], capture_output=True, text=True,
                           timeout=120, check=False)

@@ -4,16 +4,18 @@ import gzip
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import threading
 import urllib.error
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from nbutils import InputError, data, sources
+from nbutils import InputError, checks, data, sources
 from tests.conftest import configure
 
 
@@ -189,3 +191,16 @@ def test_packed_mnist_is_unpacked(tiny_mnist, monkeypatch):
     monkeypatch.setattr(sources, "download", lambda url, target, md5, otherwise: target.write_bytes(packed.getvalue()))
     data.load("mnist", root=tiny_mnist, calibrate=5)
     assert path.read_bytes() == whole
+
+
+@pytest.mark.skipif(not os.environ.get("NBUTILS_DATA"), reason="needs the real data sets: set NBUTILS_DATA to their folder")
+@pytest.mark.parametrize(("name", "shape", "train", "test"), [("mnist", (1, 28, 28), 60_000, 10_000), ("cifar10", (3, 32, 32), 50_000, 10_000),
+                                                              ("cats_dogs", (3, 112, 112), 2_000, 1_000)])
+def test_the_real_data_sets(name, shape, train, test):
+    folder = Path(os.environ["NBUTILS_DATA"])
+    if not (folder / {"mnist": "MNIST", "cifar10": "cifar-10-batches-py"}.get(name, name)).exists():
+        pytest.skip(f"{name} is not under NBUTILS_DATA")
+    d = data.load(name, root=folder, calibrate=200)
+    assert d.shape == shape and (len(d.train) + 200, len(d.test)) == (train, test)
+    assert torch.bincount(d.test.y).min() > test / len(d.classes) * 0.85
+    checks.sources_disjoint(d.train.index, d.test.index)
