@@ -1,6 +1,5 @@
 """The one evaluation of a detector, with intervals; and the sizes of perturbations."""
 
-from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
@@ -96,11 +95,6 @@ def _bootstrap_auroc(clean: np.ndarray, adversarial: np.ndarray, chosen: np.ndar
         return ((positive @ wins) * weights).sum(1) / (positive.sum(1) * weights.sum(1))
 
 
-def paired_difference(function: Callable[[np.ndarray], np.ndarray], n: int, seed: int = 0) -> tuple[float, float]:
-    """Interval of a difference: `function` maps bootstrap weights (B,n) to B differences computed on the same resampled images."""
-    return interval(function(resamples(n, seed)))
-
-
 def auroc_difference(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor], seed: int = 0) -> tuple[float, list[float]]:
     """AUROC of detector a minus that of b on the same images, with its paired bootstrap interval; each is (clean (s,n), adversarial (s,n))."""
     (ac, aa), (bc, ba) = [[np.atleast_2d(s.double().cpu().numpy()) for s in pair] for pair in (a, b)]
@@ -109,7 +103,8 @@ def auroc_difference(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor
     def mean(clean: np.ndarray, adversarial: np.ndarray, weights: np.ndarray) -> np.ndarray:
         return np.mean([_bootstrap_auroc(c, d, everyone, weights) for c, d in zip(clean, adversarial, strict=True)], 0)
 
-    low, high = paired_difference(lambda w: mean(ac, aa, w) - mean(bc, ba, w), ac.shape[1], seed)
+    weights = resamples(ac.shape[1], seed)
+    low, high = interval(mean(ac, aa, weights) - mean(bc, ba, weights))
     here = np.mean([auroc(c, d) for c, d in zip(ac, aa, strict=True)]) - np.mean([auroc(c, d) for c, d in zip(bc, ba, strict=True)])
     return float(here), [low, high]
 

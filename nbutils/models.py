@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nbutils import InputError
+from nbutils.data import to_float
 
 
 class Normalised(nn.Module):
@@ -162,8 +163,6 @@ def check(model: nn.Module, x: torch.Tensor, classes: int) -> None:
 @torch.no_grad()
 def predict(model: nn.Module, x: torch.Tensor, *, batch: int = 512) -> torch.Tensor:
     """Logits (n,k) of images (n,c,h,w), uint8 or float in [0,1], in batches."""
-    from nbutils.data import to_float
-
     return torch.cat([model(to_float(part)) for part in x.split(batch)]) if len(x) else torch.empty(0)
 
 
@@ -193,7 +192,7 @@ class Counted(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model, self.forwards, self.backwards = model, 0, 0
-        self.eval() if not model.training else self.train()
+        self.train(model.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = self.model(x)
