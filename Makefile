@@ -1,4 +1,4 @@
-# make run | test | lab | render; variables: DATASET PRESET SEED NOTEBOOKS OUT DEVICE
+# make run | test | lab | render; variables: DATASET PRESET SEED (one, or a list: SEED="0 1 2") NOTEBOOKS OUT DEVICE
 PYTHON ?= python3
 DATASET ?= digits
 PRESET ?= quick

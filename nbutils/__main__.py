@@ -20,10 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     common.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     common.add_argument("--data-root", default="", help="folder of the data sets (default: $NBUTILS_DATA, else data/)")
     common.add_argument("--model", default="", help="an architecture, or package.module:factory")
+    common.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter by its name")
     running = commands.add_parser("run", parents=[common], help="run notebooks headless")
     running.add_argument("--seed", type=int, nargs="+", default=[0])
     running.add_argument("--notebooks", default="", help='numbers, such as "02 04" (default: all)')
-    running.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a notebook's own parameter")
     making = commands.add_parser("make", parents=[common], help="make a step without Jupyter; notebooks load what it made")
     making.add_argument("step", choices=STEPS)
     making.add_argument("--seed", type=int, default=0)
@@ -41,17 +41,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parameters(args: argparse.Namespace, seed: int) -> dict:
-    return {"DATASET": args.dataset, "PRESET": args.preset, "SEED": seed, "DEVICE": args.device, "THREADS": args.threads,
-            "DATA_ROOT": args.data_root, "OUT": args.out, "MODEL": args.model}
+    named = {"DATASET": args.dataset, "PRESET": args.preset, "SEED": seed, "DEVICE": args.device, "THREADS": args.threads,
+             "DATA_ROOT": args.data_root, "OUT": args.out, "MODEL": args.model}
+    if args.parameter:
+        import yaml
+
+        named |= {name: yaml.safe_load(value) for name, value in args.parameter}
+    return named
 
 
 def _run(args: argparse.Namespace) -> int:
-    import yaml
-
     from nbutils import runner
 
-    own = {name: yaml.safe_load(value) for name, value in args.parameter}
-    return max(runner.run({**_parameters(args, seed), **own}, args.notebooks) for seed in args.seed)
+    failed = max(runner.run(_parameters(args, seed), args.notebooks) for seed in args.seed)
+    if len(args.seed) > 1:
+        runner.over_seeds([_parameters(args, seed) for seed in args.seed], args.notebooks)
+    return failed
 
 
 def _render(args: argparse.Namespace) -> int:

@@ -122,6 +122,16 @@ def _read(path: Path, wanted: dict) -> tuple[Artifact | None, str]:
     return Artifact(path, tensors, meta["record"], content, meta["seconds"]), ""
 
 
+def published(path: Path, arguments: dict) -> tuple[Tensors, dict] | None:
+    """Tensors and meta data of an artifact that was committed for these arguments, whatever code made it; None when there is none."""
+    if not (path / "meta.json").exists():
+        return None
+    meta = read_json(path / "meta.json")
+    if meta["arguments"] != json.loads(json.dumps(arguments)):
+        return None
+    return read_tensors(path / "tensors.safetensors", meta["sha256"]), meta
+
+
 def _difference(old: object, new: object) -> str:
     if isinstance(old, dict) and isinstance(new, dict):
         fields = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]

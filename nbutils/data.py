@@ -1,8 +1,11 @@
 """Data sets: uint8 images with labels and source numbers, split once by seed, disjoint by source image."""
 
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +39,17 @@ class Images:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in three splits: `train` fits classifiers and detectors, `calibrate` fixes thresholds, `test` measures."""
+    """A data set in three splits: `train` fits classifiers and detectors, `calibrate` fixes thresholds, `test` measures.
+
+    Where there are only pictures to test on, the other two are empty. `positions`: those of the classes among the 1000 of ILSVRC, if they are.
+    """
 
     name: str
     classes: list[str]
     train: Images
     calibrate: Images
     test: Images
+    positions: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,24 +61,31 @@ def to_float(x: torch.Tensor) -> torch.Tensor:
     return x.float().div_(torch.full((1,), 255.0, device=x.device)) if x.dtype == torch.uint8 else x
 
 
-def load(name: str, *, seed: int = 0, train: int = 0, calibrate: int = 200, test: int = 0, root: Path | str = "data",
-         device: torch.device | str = "cpu") -> Dataset:
+def load(name: str, *, seed: int = 0, train: int = 0, calibrate: int | float = 200, test: int = 0, root: Path | str = "data", source: str = "",
+         classes: Sequence[str] = (), device: torch.device | str = "cpu") -> Dataset:
     """A data set by its name, split by `seed`.
 
     Args:
-        root: the folder that holds MNIST/, cifar-10-batches-py/, cats_dogs/; for "folder", the one with train/ and test/.
+        root: the folder that holds MNIST/, cifar-10-batches-py/, cats_dogs/, imagenette/; for "folder", the one with train/ and test/.
         train, test: images to keep of each split (0: all); they are a random choice, so the first n rows of a split are one too.
-        calibrate: clean images held back from training, for thresholds.
+        calibrate: clean images held back from training, for thresholds; below 1 a share of them.
+        source, classes: of "imagenet_subset", see `_imagenet_subset`.
     Raises:
         InputError: an unknown name, files that are missing or damaged, or more images asked for than there are.
     """
     if name not in DATASETS:
         raise InputError(f"DATASET {name!r} is unknown: choose one of {', '.join(DATASETS)}.")
-    return _split(name, *DATASETS[name](Path(root)), seed, train, calibrate, test, device)
+    if name == "imagenet_subset":
+        names, fit, held = _imagenet_subset(Path(root), source, classes)
+        positions = tuple(row[1] for row in ilsvrc()).index
+    else:
+        names, fit, held = DATASETS[name](Path(root))
+    parts = _split(name, fit, held, seed, train, calibrate, test)
+    return Dataset(name, names, *(part.to(device) for part in parts), tuple(map(positions, names)) if name == "imagenet_subset" else ())
 
 
-def _split(name: str, classes: list[str], fit: Images, held: Images | None, seed: int, train: int, calibrate: int, test: int,
-           device: torch.device | str) -> Dataset:
+def _split(name: str, fit: Images, held: Images | None, seed: int, train: int, calibrate: int | float,
+           test: int) -> tuple[Images, Images, Images]:
     """Shuffle by seed; where a data set has no test part of its own (`held` is None), a quarter of the images becomes it."""
     fit = fit[torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(fit)))]
     if held is None:
@@ -79,13 +93,14 @@ def _split(name: str, classes: list[str], fit: Images, held: Images | None, seed
         held, fit = fit[:n], fit[n:]
     else:
         held = held[torch.from_numpy(np.random.default_rng([seed, 2]).permutation(len(held)))]
+    if 0 < calibrate < 1:
+        calibrate = max(1, round(calibrate * len(fit)))
+    if name in ("imagenet_subset", "folder"):  # the user's choice of pictures: there may be few
+        test = min(test, len(held))
     for what, asked, there in (("calibrate and train", calibrate + max(train, 1), len(fit)), ("test", test, len(held))):
-        if asked > there:
+        if asked > there > 0:
             raise InputError(f"{name} has {there} images for {what}, but {asked} are asked for: lower the counts of the preset.")
-    parts = fit[calibrate:][: train or None], fit[:calibrate], held[: test or None]
-    return Dataset(name, classes, *(part.to(device) for part in parts))
-
-
+    return fit[calibrate:][: train or None], fit[:calibrate], held[: test or None]
 def _digits(root: Path) -> tuple[list[str], Images, None]:
     """The 1,797 handwritten digits of scikit-learn (UCI, 8x8), up-scaled to 28x28x1."""
     package = importlib.util.find_spec("sklearn").submodule_search_locations[0]  # its file is read without the import, which takes 1.3 s
@@ -134,14 +149,48 @@ def _folder(root: Path) -> tuple[list[str], Images, Images]:
     return _class_folders(root, 64)
 
 
-def _class_folders(folder: Path, size: int) -> tuple[list[str], Images, Images]:
+def _imagenet_subset(root: Path, source: str = "", classes: Sequence[str] = ()) -> tuple[list[str], Images, Images]:
+    """Pictures of some of ILSVRC's 1000 classes at 224x224, in class folders named by WordNet id.
+
+    Args:
+        source: the folder under `root` with test/<wnid>/*, and train/<wnid>/* where something is to be fitted ("": imagenette).
+        classes: WordNet ids, names, or a list of CLASS_LISTS; () for every class that the folder has.
+    """
+    folder, table = root / (source or "imagenette"), ilsvrc()
+    wanted = []
+    for given in [item for name in classes for item in CLASS_LISTS.get(name, [name])]:
+        found = [wnid for wnid, name in table if given in (wnid, name)]
+        if not found:
+            near = get_close_matches(given, [name for _, name in table] + list(CLASS_LISTS), 3)
+            raise InputError(f"CLASSES holds {given!r}, which is none of ILSVRC's 1000 classes{f'; near are {near}' if near else ''}.")
+        wanted += found
+    wnids, fit, held = _class_folders(folder, 224, sorted(set(wanted)))
+    strange = [wnid for wnid in wnids if wnid not in dict(table)]
+    if strange:
+        raise InputError(f"{folder} has a class folder {strange[0]!r}, which is no WordNet id of ILSVRC's 1000 classes (such as {table[0][0]}).")
+    return [dict(table)[wnid] for wnid in wnids], fit, held
+
+
+@cache
+def ilsvrc() -> list[tuple[str, str]]:
+    """WordNet id and name of ILSVRC's 1000 classes, in the order of a network's outputs."""
+    return [tuple(row) for row in json.loads((Path(__file__).resolve().parent.parent / "data" / "imagenet_classes.json").read_text())]
+
+
+def _class_folders(folder: Path, size: int, classes: Sequence[str] = ()) -> tuple[list[str], Images, Images]:
+    """train/ and test/ of `folder`; without a train/ there are no images to fit."""
+    if not (folder / "test").is_dir():
+        raise InputError(f"{folder} has no folder test/: put pictures into train/<class>/ and test/<class>/, or set DATA_ROOT or $NBUTILS_DATA.")
     if not (folder / "train").is_dir():
-        raise InputError(f"{folder} has no folder train/: put pictures into train/<class>/ and test/<class>/, or set DATA_ROOT or $NBUTILS_DATA.")
-    classes, *train = sources.pictures(folder / "train", size)
-    _, *test = sources.pictures(folder / "test", size, classes)
+        names, *test = sources.pictures(folder / "test", size, classes)
+        return names, *_two_parts([part[:0] for part in test], test)
+    names, *train = sources.pictures(folder / "train", size, classes)
+    found, *test = sources.pictures(folder / "test", size, classes)
+    if found != names:
+        raise InputError(f"The classes of {folder / 'test'} ({', '.join(found)}) are not those of the training part ({', '.join(names)}).")
     if train[0].shape[1] != test[0].shape[1]:
         train[0], test[0] = (x.expand(-1, 3, -1, -1).contiguous() for x in (train[0], test[0]))
-    return classes, *_two_parts(train, test)
+    return names, *_two_parts(train, test)
 
 
 def _two_parts(train: Sequence[torch.Tensor], test: Sequence[torch.Tensor]) -> tuple[Images, Images]:
@@ -151,5 +200,13 @@ def _two_parts(train: Sequence[torch.Tensor], test: Sequence[torch.Tensor]) -> t
 
 
 DATASETS: dict[str, Callable] = {
-    "digits": _digits, "digits_rgb": _digits_rgb, "mnist": _mnist, "cifar10": _cifar10, "cats_dogs": _cats_dogs, "folder": _folder,
+    "digits": _digits, "digits_rgb": _digits_rgb, "mnist": _mnist, "cifar10": _cifar10, "cats_dogs": _cats_dogs,
+    "imagenet_subset": _imagenet_subset, "folder": _folder,
+}
+
+# Ready lists for CLASSES. 002's ten hold "plant", which is no class of ILSVRC: "pot" (a flower pot) stands in; its keyboard is the computer's.
+CLASS_LISTS = {
+    "imagenette": ["tench", "English springer", "cassette player", "chain saw", "church", "French horn", "garbage truck", "gas pump", "golf ball",
+                   "parachute"],
+    "zhang": ["mongoose", "pot", "yawl", "timber wolf", "dugong", "hammer", "sunglasses", "computer keyboard", "triumphal arch", "mushroom"],
 }

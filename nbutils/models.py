@@ -1,18 +1,17 @@
 """Networks that take images in [0,1] and return logits; they normalise inside. Feature taps by module name."""
 
 import importlib
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from nbutils import InputError
+from nbutils import InputError, vision
 from nbutils.data import to_float
+from nbutils.networks import ARCHITECTURES, PUBLISHED
 
 
 class Normalised(nn.Module):
@@ -28,70 +27,51 @@ class Normalised(nn.Module):
         return self.body((x - self.mean) / self.std)
 
 
-def digits_net(shape: tuple[int, int, int], outputs: int, width: float = 1.0) -> nn.Sequential:
-    """Two convolutions of stride 2 (16, 32 filters), one hidden layer of 64: for the embedded digits."""
-    c, h, w = shape
-    a, b = _widths(width, 16, 32)
-    return _sequence(
-        ("conv1", nn.Conv2d(c, a, 5, 2, 2)), ("relu1", nn.ReLU()), ("conv2", nn.Conv2d(a, b, 5, 2, 2)), ("relu2", nn.ReLU()),
-        ("flatten", nn.Flatten()), ("fc1", nn.Linear(b * -(-h // 4) * -(-w // 4), 64)), ("relu3", nn.ReLU()), ("fc2", nn.Linear(64, outputs)),
-    )
+class Restricted(nn.Module):
+    """`body`'s logits of some of its classes: a network of 1000 classes among ten. `positions` are theirs in its output."""
 
+    def __init__(self, body: nn.Module, positions: Sequence[int]) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("positions", torch.tensor(positions))
 
-def cifar_net(shape: tuple[int, int, int], outputs: int, width: float = 1.0, *, depth: int = 6) -> nn.Sequential:
-    """Paper 000's CIFAR-10 network: 3x3 convolutions 2x32, 2x64, 2x128 with a pool after each pair, 128 hidden units, dropout .6.
-
-    Differs from the paper: `depth=6`; its figure 3 prints every pair twice, which is `depth=12`, and "63", a misprint of 64.
-    """
-    return _pooled(shape, outputs, [(f, depth // 3) for f in _widths(width, 32, 64, 128)], hidden=[128])
-
-
-def vgg11(shape: tuple[int, int, int], outputs: int, width: float = 1.0) -> nn.Sequential:
-    """VGG11 for small pictures: eight 3x3 convolutions with batch normalisation, five pools, 512 hidden units."""
-    blocks = list(zip(_widths(width, 64, 128, 256, 512, 512), (1, 1, 2, 2, 2), strict=True))
-    return _pooled(shape, outputs, blocks, hidden=_widths(width, 512), norm=True)
-
-
-def _pooled(shape: tuple[int, int, int], outputs: int, blocks: list[tuple[int, int]], *, hidden: Sequence[int], norm: bool = False,
-            dropout: float = 0.6) -> nn.Sequential:
-    """Blocks of 3x3 "same" convolutions, each closed by a 2x2 pool (a side of 1 is not pooled), then dense layers behind dropout."""
-    layers: list[tuple[str, nn.Module]] = []
-    c, h, w = shape
-    for i, (filters, repeats) in enumerate(blocks, 1):
-        for j in range(1, repeats + 1):
-            layers += [(f"conv{i}_{j}", nn.Conv2d(c, filters, 3, padding=1, bias=not norm))]
-            layers += [(f"norm{i}_{j}", nn.BatchNorm2d(filters))] if norm else []
-            layers += [(f"relu{i}_{j}", nn.ReLU())]
-            c = filters
-        if min(h, w) > 1:
-            layers.append((f"pool{i}", nn.MaxPool2d(2)))
-            h, w = h // 2, w // 2
-    layers.append(("flatten", nn.Flatten()))
-    sizes = [c * h * w, *hidden]
-    for i, (a, b) in enumerate(pairwise(sizes), 1):
-        layers += [(f"drop{i}", nn.Dropout(dropout)), (f"fc{i}", nn.Linear(a, b)), (f"relu_fc{i}", nn.ReLU())]
-    return _sequence(*layers, ("drop", nn.Dropout(dropout)), ("out", nn.Linear(sizes[-1], outputs)))
-
-
-def _sequence(*layers: tuple[str, nn.Module]) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(layers))
-
-
-def _widths(width: float, *filters: int) -> list[int]:
-    return [max(4, round(width * f)) for f in filters]
-
-
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"digits_net": digits_net, "cifar_net": cifar_net, "vgg11": vgg11}
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.body(x).index_select(1, self.positions)
 
 
 def build(name: str, shape: tuple[int, int, int], outputs: int, *, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,),
-          width: float = 1.0, seed: int = 0) -> Normalised:
-    """A fresh network of ARCHITECTURES with weights drawn from `seed`, normalising with `mean` and `std` (one value, or one a channel)."""
+          width: float = 1.0, dropout: float | None = None, seed: int = 0) -> Normalised:
+    """A fresh network of ARCHITECTURES with weights drawn from `seed`, normalising with `mean` and `std` (one value, or one a channel).
+
+    Args:
+        width: factor on the numbers of filters. dropout: before the dense layers (None: the architecture's own).
+    """
     if name not in ARCHITECTURES:
         raise InputError(f"MODEL {name!r} is unknown: choose one of {', '.join(ARCHITECTURES)}, or name your own as package.module:factory.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Normalised(ARCHITECTURES[name](shape, outputs, width), mean, std).eval()
+        knobs = {} if dropout is None else {"dropout": dropout}
+        return Normalised(ARCHITECTURES[name](shape, outputs, width, **knobs), mean, std).eval()
+
+
+def published(name: str, shape: tuple[int, int, int], *, weights: str = "", root: Path | str = "data") -> Normalised:
+    """A network with the weights that others have published, normalising as they did.
+
+    Args:
+        weights: a file, "torchvision" (downloaded), or "" for weights/`name`*.safetensors under `root`, else torchvision's.
+    Raises:
+        InputError: no such file, one that does not fit, or no network.
+    """
+    spec = PUBLISHED[name]
+    model = build(name, shape, spec["outputs"], mean=spec["mean"], std=spec["std"])
+    found = sorted((Path(root) / "weights").glob(f"{name}*.safetensors")) if weights == "" else []
+    if weights in ("", "torchvision") and not found:
+        if name not in vision.NETWORKS:
+            raise InputError(f"The weights of {name} are not there: put {name}.safetensors into {Path(root) / 'weights'}, or give WEIGHTS a file.")
+        model.body.load_state_dict(vision.published(name))
+    else:
+        load_weights(model, found[0] if found else Path(weights))
+    return model
 
 
 def bring(path: str) -> nn.Module:
@@ -121,8 +101,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise InputError(f"WEIGHTS {path.name} holds no state dict of tensors.")
+    inside = isinstance(model, Normalised) and not any(name.startswith("body.") for name in state)  # others' weights know no normalisation
     try:
-        model.load_state_dict(state)
+        (model.body if inside else model).load_state_dict(state)
     except RuntimeError as error:
         raise InputError(f"WEIGHTS {path.name} does not fit the model: {' '.join(str(error).split())[:200]}") from error
 
@@ -131,9 +112,13 @@ def _first(error: Exception) -> str:
     return str(error).split("\n")[0].split(". ")[0][:150]
 
 
-def check(model: nn.Module, x: torch.Tensor, classes: int) -> None:
+def check(model: nn.Module, x: torch.Tensor, *classes: int) -> int:
     """Refuse a model that breaks the contract: images in [0,1] -> finite logits (n, classes), deterministic, differentiable to the input.
 
+    Args:
+        classes: the numbers of outputs that will do.
+    Returns:
+        the one that the model has.
     Raises:
         InputError: with the one sentence that says which part is broken.
     """
@@ -144,9 +129,10 @@ def check(model: nn.Module, x: torch.Tensor, classes: int) -> None:
         logits = model(x)
     except RuntimeError as error:
         raise InputError(f"The model cannot read images of shape {tuple(x.shape[1:])}: {str(error).splitlines()[0]}") from error
-    if not isinstance(logits, torch.Tensor) or logits.shape != (len(x), classes):
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] not in classes:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise InputError(f"The model returns {shape} for {len(x)} images of {classes} classes; logits of shape {(len(x), classes)} are needed.")
+        needed = " or ".join(str((len(x), k)) for k in classes)
+        raise InputError(f"The model returns {shape} for {len(x)} images of {classes[0]} classes; logits of shape {needed} are needed.")
     if not torch.isfinite(logits).all():
         raise InputError("The model returns NaN or infinite logits.")
     if (logits >= 0).all() and torch.allclose(logits.sum(1), torch.ones(len(x), device=x.device, dtype=logits.dtype), atol=1e-3):
@@ -158,6 +144,7 @@ def check(model: nn.Module, x: torch.Tensor, classes: int) -> None:
     gradient = torch.autograd.grad(logits.sum(), x)[0]
     if not torch.isfinite(gradient).all():
         raise InputError("The model's gradient with respect to the image is NaN or infinite.")
+    return logits.shape[1]
 
 
 @torch.no_grad()
@@ -176,7 +163,7 @@ def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, torch.Ten
     found, handles = {}, []
     try:
         for name in names:
-            module = modules.get(name, modules.get(f"body.{name}"))
+            module = next((modules[prefix + name] for prefix in ("", "body.", "body.body.") if prefix + name in modules), None)
             if module is None:
                 raise InputError(f"The model has no module {name!r}: choose among {', '.join(n for n in modules if n)}.")
             handles.append(module.register_forward_hook(lambda _m, _i, out, name=name: found.__setitem__(name, out)))

@@ -8,10 +8,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, train
+from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, networks, train
 from nbutils.artifacts import Artifact
 from nbutils.data import Images, to_float
-from nbutils.session import Run, folder_of, log
+from nbutils.presets import run_name
+from nbutils.session import ROOT, Run, folder_of, log
+
+PRETRAINED = ROOT / "data" / "pretrained"
 
 
 @dataclass(frozen=True)
@@ -45,54 +48,96 @@ class AdversarialSet:
 
 
 def classifier(run: Run) -> Classifier:
-    """The classifier of this run: the preset's architecture trained on the training images, or the user's own MODEL."""
+    """The classifier of this run: the user's own or a published one, else the preset's architecture with committed weights, else trained."""
     if "classifier" in run.kept:
         return run.kept["classifier"]
     architecture = run.parameters["MODEL"] or run.preset["classifier"]
-    base = _brought(run, architecture) if ":" in architecture or run.parameters["WEIGHTS"] else None
+    base = _brought(run, architecture)
     arguments = {"architecture": architecture, "data": _fingerprint(run), "seed": run.seed}
     if base:  # weights do not tell what the forward pass does with them: its source and its answers do
         answers = models.predict(base, run.data.test.x[:64]).argmax(1).tolist()
         arguments |= {"weights": artifacts.key_of(base.state_dict()), "answers": answers}
     else:
-        arguments["epochs"] = run.preset["epochs"]
+        arguments |= {field: run.preset[field] for field in ("width", "dropouts", "refit", "epochs")}
+    committed = None if base or run.parameters["RETRAIN"] else artifacts.published(PRETRAINED / run_name(run.parameters) / "classifier", arguments)
 
     def make(folder: Path) -> tuple[dict, dict]:
-        model, images, epochs = base or _fresh(run, architecture), run.data.train, run.preset["epochs"]
-        record = {}
-        if not base:
-            bar = lambda items: run.progress(items, f"training {architecture}")  # noqa: E731
-            record = train.fit(model, images.x, images.y, groups=images.index, epochs=epochs, seed=run.seed, folder=folder, progress=bar)
-            if record["collapsed"]:
-                raise InputError(f"{architecture} gives every {run.data.name} image the same label after {epochs} epochs: change SEED or MODEL.")
+        if base:
+            model, record = base, {}
+        elif committed:
+            tensors, meta = committed
+            return tensors, {**meta["record"], "made_by": {"code": meta["code"], **meta["versions"], "seconds": meta["seconds"]}}
+        else:
+            model, record = _trained(run, architecture, folder)
         logits = models.predict(model, run.data.test.x)
         record |= {"accuracy": (logits.argmax(1) == run.data.test.y).float().mean().item(), "n": len(run.data.test)}
         record |= {"architecture": architecture, "parameters": sum(p.numel() for p in model.parameters())}
         return ({} if base else model.state_dict()) | {"test_logits": logits}, record
 
-    code = (train.fit, _fresh, models.predict, Images, type(base) if ":" in architecture else models.ARCHITECTURES[architecture])
-    artifact = _step(run, "classifier", architecture.replace(":", "."), make, arguments=arguments, code=code)
+    code = (_trained, models.predict, Images, type(base) if ":" in architecture else networks.ARCHITECTURES[architecture])
+    artifact = _step(run, "classifier", architecture.replace(":", "."), make, arguments=arguments | {"committed": bool(committed)}, code=code)
     model = base or _fresh(run, architecture)
     if not base:
         model.load_state_dict({k: v for k, v in artifact.tensors.items() if k != "test_logits"})
-    models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
+        models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
     run.kept["classifier"] = Classifier(model.requires_grad_(False), artifact.record, artifact)
     return run.kept["classifier"]
 
 
-def _brought(run: Run, architecture: str) -> nn.Module:
-    """The user's own model or weights, checked on arrival."""
-    model = models.bring(architecture).to(run.device) if ":" in architecture else _fresh(run, architecture)
-    if run.parameters["WEIGHTS"]:
-        models.load_weights(model, folder_of(run.parameters["WEIGHTS"]))
-    models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
-    return model
+def _brought(run: Run, architecture: str) -> nn.Module | None:
+    """The user's own model or weights, or published ones, checked on arrival and restricted to the data set's classes; None: to be trained."""
+    weights, images = run.parameters["WEIGHTS"], run.data.test[:4].pixels()
+    if ":" in architecture:
+        model = models.bring(architecture)
+        if weights not in ("", "none"):
+            models.load_weights(model, folder_of(weights))
+    elif weights != "none" and networks.PUBLISHED.get(architecture, {}).get("data") == run.data.name:
+        file = weights if weights in ("", "torchvision") else str(folder_of(weights))
+        model = models.published(architecture, run.data.shape, weights=file, root=run.root)
+    elif weights in ("", "none"):
+        return None
+    else:
+        model = _fresh(run, architecture)
+        models.load_weights(model, folder_of(weights))
+    classes = len(run.data.classes)
+    outputs = models.check(model.to(run.device), images, *([classes, 1000] if run.data.positions else [classes]))
+    return model if outputs == classes else models.Restricted(model, run.data.positions).to(run.device).eval()
 
 
-def _fresh(run: Run, architecture: str) -> nn.Module:
-    pixels = run.data.train[:2000].pixels()
+def _trained(run: Run, architecture: str, folder: Path) -> tuple[nn.Module, dict]:
+    """The preset's recipe: of several dropouts the best by validation; refitted on all training images where the preset says so."""
+    if not len(run.data.train):
+        raise InputError(f"There are no training pictures to fit {architecture} on: add a train/ folder, or bring MODEL and WEIGHTS.")
+    dropouts, refit, epochs = (run.preset[field] for field in ("dropouts", "refit", "epochs"))
+    tried: dict = {}
+    if len(dropouts) > 1 or refit:
+        arguments = {"architecture": architecture, "data": _fingerprint(run), "seed": run.seed, "width": run.preset["width"], "epochs": epochs}
+        for dropout in dropouts:
+            tried[dropout] = _step(run, "candidate", f"{architecture}-dropout{dropout}", arguments=arguments | {"dropout": dropout}, code=(_fit,),
+                                   make=lambda folder, dropout=dropout: ({}, _fit(run, architecture, folder, dropout, epochs)[1])).record
+    best = max(dropouts, key=lambda dropout: tried[dropout]["validation_accuracy"]) if tried else dropouts[0]
+    if refit:
+        model, record = _fit(run, architecture, folder, best, tried[best]["epoch"], validate=0.0)
+        record |= {name: tried[best][name] for name in ("validation", "validation_accuracy", "validation_loss")}
+    else:
+        model, record = _fit(run, architecture, folder, best, epochs)
+    return model, record | {"dropout": best, "tried": {str(k): {f: r[f] for f in ("epoch", "validation_accuracy")} for k, r in tried.items()}}
+
+
+def _fit(run: Run, architecture: str, folder: Path, dropout: float | None, epochs: int, validate: float = 0.1) -> tuple[nn.Module, dict]:
+    model, images = _fresh(run, architecture, dropout), run.data.train
+    record = train.fit(model, images.x, images.y, groups=images.index, epochs=epochs, seed=run.seed, validate=validate, folder=folder,
+                       progress=lambda items: run.progress(items, f"training {architecture}"))
+    if record["collapsed"]:
+        raise InputError(f"{architecture} gives every {run.data.name} image the same label after {epochs} epochs: change SEED or MODEL.")
+    return model, record
+
+
+def _fresh(run: Run, architecture: str, dropout: float | None = None) -> nn.Module:
+    pixels = (run.data.train if len(run.data.train) else run.data.test)[:2000].pixels()
     mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
-    return models.build(architecture, run.data.shape, len(run.data.classes), mean=mean, std=std, seed=run.seed).to(run.device)
+    return models.build(architecture, run.data.shape, len(run.data.classes), mean=mean, std=std, width=run.preset["width"], dropout=dropout,
+                        seed=run.seed).to(run.device)
 
 
 def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbutils", **knobs: float | int | str | None) -> AdversarialSet:
@@ -134,6 +179,8 @@ def _attacked(run: Run, split: str) -> Images:
     if split not in ("train", "test"):
         raise InputError(f"split {split!r} is unknown: choose train or test.")
     images, n = getattr(run.data, split), run.preset[f"attacked_{split}"]
+    if not len(images):
+        raise InputError(f"{run.data.name} has no {split} pictures to attack: add a {split}/ folder.")
     return images[: n or None]
 
 
@@ -192,20 +239,22 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, **knobs: float
     made = detectors.build(name, base.model)
     if name not in detectors.TRAINED:
         return made, {}
+    _fittable(run, name)
     pairs = adversarial(run, attack, "train", **knobs)
-    architecture = run.preset["detector"]
-    arguments = {"detector": name, "architecture": architecture, "epochs": run.preset["detector_epochs"], "seed": run.seed, "fit": fit}
+    architecture, width = run.preset["detector"], run.preset["detector_width"]
+    epochs = run.preset["detector_epochs"]
+    arguments = {"detector": name, "architecture": architecture, "width": width, "epochs": epochs, "seed": run.seed, "fit": fit}
 
     def make(folder: Path) -> tuple[dict, dict]:
         bar = lambda items: run.progress(items, f"fitting {name} on {attack}")  # noqa: E731
-        record = made.fit(pairs.x, pairs.x_adv, pairs.index, architecture=architecture, epochs=run.preset["detector_epochs"],
-                          seed=run.seed * 100 + fit, folder=folder, progress=bar)
+        record = made.fit(pairs.x, pairs.x_adv, pairs.index, architecture=architecture, width=width, epochs=epochs, seed=run.seed * 100 + fit,
+                          folder=folder, progress=bar)
         record["train_auroc"] = checks.score_sign(made, pairs.x, pairs.x_adv)
         return made.state(), record
 
     artifact = _step(run, "detector", f"{name}-{pairs.artifact.path.name}-{fit}", make, arguments=arguments, parents={"pairs": pairs.artifact},
-                     code=(detectors.Network, detectors.TRAINED[name], models.ARCHITECTURES[architecture], checks.score_sign))
-    return made.load(artifact.tensors, run.data.shape, architecture=architecture), {**artifact.record, "hash": artifact.hash}
+                     code=(detectors.Network, detectors.TRAINED[name], networks.ARCHITECTURES[architecture], checks.score_sign))
+    return made.load(artifact.tensors, run.data.shape, architecture=architecture, width=width), {**artifact.record, "hash": artifact.hash}
 
 
 def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: int | None = None, fit_knobs: dict | None = None,
@@ -215,6 +264,7 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
     Returns:
         an artifact with per-image scores `clean`, `adversarial` (fits, n), `calibrate` (fits, m) and the record of `metrics.evaluate`.
     """
+    _fittable(run, name)
     trained = name in detectors.TRAINED
     fits = (run.preset["detector_seeds"] if fits is None else fits) if trained else 1
     pairs = adversarial(run, test_attack, "test", **knobs)
@@ -256,6 +306,11 @@ def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: fl
             detectors.TRAINED.get(name) or detectors.SCALARS[name])
     artifact = _step(run, "controls", f"{name}-{pairs.artifact.path.name}", make, arguments=arguments, parents={"pairs": pairs.artifact}, code=code)
     return artifact.record
+
+
+def _fittable(run: Run, name: str) -> None:
+    if not (len(run.data.train) and len(run.data.calibrate)):
+        raise InputError(f"{run.data.name} has test pictures only: no detector ({name}) can be fitted or calibrated on them; add a train/ folder.")
 
 
 def _step(run: Run, step: str, name: str, make: Callable, **what: object) -> Artifact:

@@ -8,65 +8,82 @@ import json
 
 FIELDS = {
     "classifier": "architecture of the protected classifier",
+    "width": "factor on the classifier's numbers of filters",
+    "dropouts": "dropout before its dense layers (null: the architecture's own); of several the one with the best validation accuracy",
+    "refit": "whether it is trained once more, on the validation images too, for as many epochs as were best",
     "epochs": "passes over the training images, classifier",
     "train": "training images of the classifier (0: all)",
-    "calibrate": "clean images that fix a detector's threshold, held back from training",
+    "calibrate": "clean images that fix a detector's threshold, held back from training (below 1: a share of them)",
     "test": "test images that measure the classifier (0: all)",
-    "attacked_train": "training images attacked, to fit detectors",
-    "attacked_test": "test images attacked, to measure detectors",
+    "attacked_train": "training images attacked, to fit detectors (0: all)",
+    "attacked_test": "test images attacked, to measure detectors (0: all)",
     "detector": "architecture of the detectors (the classifier's, as in paper 000, or a narrower one)",
+    "detector_width": "factor on the detectors' numbers of filters",
     "detector_epochs": "passes over clean and attacked images, detector",
     "detector_seeds": "detectors fitted for a main cell, each with a seed of its own",
     "pgd_steps": "gradient steps of PGD",
     "chunk": "images in a batch of an attack",
 }
+SWEEP = [0.3, 0.4, 0.5, 0.6, 0.7]  # paper 000's choice of dropout
 
 
 def run_name(parameters: dict) -> str:
-    """The folder of a run: data set, preset, seed, and a mark of the model, weights or pictures where they are the user's own."""
-    own = [parameters["MODEL"], parameters["WEIGHTS"], parameters["DATA_ROOT"] if parameters["DATASET"] in ("folder", "cats_dogs") else ""]
+    """The folder of a run: data set, preset, seed, and a mark of model, weights or pictures where they are not the preset's."""
+    own = [parameters[name] for name in ("MODEL", "WEIGHTS", "SOURCE", "CLASSES")]
+    own += [parameters["DATA_ROOT"]] if parameters["DATASET"] in ("folder", "cats_dogs", "imagenet_subset") else []
     mark = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if any(own) else ""
     return f"{parameters['DATASET']}-{parameters['PRESET']}-s{parameters['SEED']}{mark}"
 
 
+def _preset(classifier: str, detector: str, **changes: object) -> dict:
+    """A preset with the fields that most share: full width, the architecture's dropout, no refit, three detectors, 20 steps of PGD."""
+    shared = {"width": 1.0, "dropouts": [None], "refit": False, "train": 0, "test": 0, "detector_width": 1.0, "detector_seeds": 3, "pgd_steps": 20}
+    return {field: {**shared, "classifier": classifier, "detector": detector, **changes}[field] for field in FIELDS}
+
+
+_SMALL = {"train": 2000, "calibrate": 100, "test": 500, "attacked_train": 60, "attacked_test": 40, "detector_epochs": 4, "detector_seeds": 1,
+          "pgd_steps": 5, "chunk": 40}
+_PAPER = {"detector_seeds": 5, "pgd_steps": 40}
 PRESETS = {
     "digits": {
-        "smoke": dict(classifier="digits_net", epochs=4, train=400, calibrate=100, test=200, attacked_train=60, attacked_test=40,
-                      detector="digits_net", detector_epochs=4, detector_seeds=1, pgd_steps=5, chunk=40),
-        "quick": dict(classifier="digits_net", epochs=30, train=0, calibrate=200, test=0, attacked_train=300, attacked_test=150,
-                      detector="digits_net", detector_epochs=20, detector_seeds=3, pgd_steps=20, chunk=150),
-        "paper": dict(classifier="digits_net", epochs=60, train=0, calibrate=200, test=0, attacked_train=1147, attacked_test=450,
-                      detector="digits_net", detector_epochs=60, detector_seeds=5, pgd_steps=40, chunk=450),
+        "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 400, "test": 200}, epochs=4),
+        "quick": _preset("digits_net", "digits_net", epochs=30, calibrate=200, attacked_train=300, attacked_test=150, detector_epochs=20, chunk=150),
+        "paper": _preset("digits_net", "digits_net", **_PAPER, epochs=60, calibrate=200, attacked_train=1147, attacked_test=450,
+                         detector_epochs=60, chunk=450),
+    },
+    "mnist": {
+        "smoke": _preset("digits_net", "digits_net", **_SMALL, epochs=1),
+        "quick": _preset("digits_net", "digits_net", epochs=8, calibrate=2000, attacked_train=1400, attacked_test=600, detector_epochs=12, chunk=300),
+        "paper": _preset("mnist_net", "mnist_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=10, calibrate=2000, attacked_train=10000,
+                         attacked_test=2000, detector_epochs=10, chunk=500),
+    },
+    "cifar10": {
+        "smoke": _preset("digits_net", "digits_net", **_SMALL, epochs=1),
+        "quick": _preset("cifar_net", "cifar_net", epochs=10, calibrate=2000, attacked_train=700, attacked_test=300, detector_width=0.5,
+                         detector_epochs=6, chunk=100),
+        "paper": _preset("cifar_net", "cifar_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=30, calibrate=2000, attacked_train=10000,
+                         attacked_test=2000, detector_epochs=10, chunk=1000),
+    },
+    "cats_dogs": {
+        "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 600, "calibrate": 40, "test": 100, "attacked_train": 30,
+                                                        "attacked_test": 20, "detector_epochs": 2, "pgd_steps": 3, "chunk": 20}, epochs=6),
+        "quick": _preset("assira_net", "assira_net", width=0.25, dropouts=[0.3], epochs=20, calibrate=200, attacked_train=300, attacked_test=150,
+                         detector_width=0.25, detector_epochs=6, detector_seeds=1, chunk=50),
+        "paper": _preset("assira_net", "assira_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=30, calibrate=200, attacked_train=1600,
+                         attacked_test=1000, detector_epochs=10, chunk=100),
+    },
+    "imagenet_subset": {
+        "smoke": _preset("squeezenet1_1", "digits_net", **{**_SMALL, "train": 0, "calibrate": 0.02, "test": 60, "attacked_train": 20,
+                                                           "attacked_test": 16, "detector_epochs": 2, "pgd_steps": 3, "chunk": 8}, epochs=1),
+        "quick": _preset("squeezenet1_1", "cifar_net", epochs=20, calibrate=0.2, attacked_train=150, attacked_test=100, detector_width=0.25,
+                         detector_epochs=6, detector_seeds=1, chunk=25),
+        "paper": _preset("vgg16", "vgg16", **_PAPER, epochs=90, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=100, chunk=50),
+    },
+    "folder": {
+        "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 0, "test": 0, "calibrate": 0.2, "pgd_steps": 3, "chunk": 20}, epochs=2),
+        "quick": _preset("cifar_net", "cifar_net", epochs=20, calibrate=0.2, attacked_train=0, attacked_test=0, detector_width=0.5,
+                         detector_epochs=10, chunk=50),
+        "paper": _preset("vgg11", "vgg11", **_PAPER, epochs=60, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=10, chunk=200),
     },
 }
 PRESETS["digits_rgb"] = PRESETS["digits"]
-PRESETS["mnist"] = {
-    "smoke": dict(classifier="digits_net", epochs=1, train=2000, calibrate=100, test=500, attacked_train=60, attacked_test=40,
-                  detector="digits_net", detector_epochs=4, detector_seeds=1, pgd_steps=5, chunk=40),
-    "quick": dict(classifier="digits_net", epochs=8, train=0, calibrate=2000, test=0, attacked_train=1400, attacked_test=600,
-                  detector="digits_net", detector_epochs=12, detector_seeds=3, pgd_steps=20, chunk=300),
-    "paper": dict(classifier="vgg11", epochs=10, train=0, calibrate=2000, test=0, attacked_train=10000, attacked_test=2000,
-                  detector="vgg11", detector_epochs=10, detector_seeds=5, pgd_steps=40, chunk=1000),
-}
-PRESETS["cifar10"] = {
-    "smoke": dict(classifier="digits_net", epochs=1, train=2000, calibrate=100, test=500, attacked_train=60, attacked_test=40,
-                  detector="digits_net", detector_epochs=4, detector_seeds=1, pgd_steps=5, chunk=40),
-    "quick": dict(classifier="cifar_net", epochs=10, train=0, calibrate=2000, test=0, attacked_train=700, attacked_test=300,
-                  detector="cifar_net", detector_epochs=6, detector_seeds=3, pgd_steps=20, chunk=100),
-    "paper": dict(classifier="vgg11", epochs=30, train=0, calibrate=2000, test=0, attacked_train=10000, attacked_test=2000,
-                  detector="vgg11", detector_epochs=10, detector_seeds=5, pgd_steps=40, chunk=1000),
-}
-PRESETS["cats_dogs"] = {
-    "smoke": dict(classifier="digits_net", epochs=6, train=600, calibrate=40, test=100, attacked_train=30, attacked_test=20,
-                  detector="digits_net", detector_epochs=2, detector_seeds=1, pgd_steps=3, chunk=20),
-    "quick": dict(classifier="cifar_net", epochs=12, train=0, calibrate=400, test=0, attacked_train=300, attacked_test=150,
-                  detector="cifar_net", detector_epochs=6, detector_seeds=1, pgd_steps=20, chunk=50),
-    "paper": dict(classifier="cifar_net", epochs=30, train=0, calibrate=400, test=0, attacked_train=1600, attacked_test=1000,
-                  detector="cifar_net", detector_epochs=10, detector_seeds=5, pgd_steps=40, chunk=200),
-}
-PRESETS["folder"] = {
-    "smoke": dict(classifier="digits_net", epochs=2, train=0, calibrate=1, test=0, attacked_train=0, attacked_test=0,
-                  detector="digits_net", detector_epochs=2, detector_seeds=1, pgd_steps=3, chunk=20),
-}
-PRESETS["folder"]["quick"] = {**PRESETS["folder"]["smoke"], "classifier": "cifar_net", "epochs": 20, "detector": "cifar_net", "detector_epochs": 10,
-                              "detector_seeds": 3, "pgd_steps": 20, "chunk": 50}

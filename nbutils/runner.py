@@ -56,9 +56,59 @@ def run(parameters: dict, chosen: str = "", *, say=print) -> int:
     return 1 if failed else 0
 
 
+def over_seeds(runs: list[dict], chosen: str = "", *, say=print) -> Path:
+    """Put the results of runs that differ by seed together: every number of every table as mean and 95 % interval over seeds (Student's t).
+
+    Returns:
+        the folder `<dataset>-<preset>-s0+1+2/results` beside the runs', with a JSON a notebook.
+    """
+    folders = [_out(parameters) for parameters in runs]
+    seeds = "+".join(str(parameters["SEED"]) for parameters in runs)
+    target = folders[0].with_name(folders[0].name.replace(f"-s{runs[0]['SEED']}", f"-s{seeds}")) / "results"
+    target.mkdir(parents=True, exist_ok=True)
+    for path in notebooks(chosen):
+        files = [folder / "results" / f"{path.stem}.json" for folder in folders]
+        if not all(file.exists() for file in files):
+            continue
+        results = [json.loads(file.read_text()) for file in files]
+        tables = {name: _mean_rows([result["tables"].get(name, []) for result in results]) for name in results[0]["tables"]}
+        key = _mean_rows([[result["key"]] for result in results])[0]
+        (target / f"{path.stem}.json").write_text(json.dumps({"notebook": path.stem, "seeds": seeds, "key": key, "tables": tables}, indent=1) + "\n")
+        low, high = key.get("value_interval", [float("nan")] * 2)
+        say(f"{path.stem:<28}{key['name']} {key['value']:.3g} [{low:.3g}, {high:.3g}] over {len(runs)} seeds")
+    say(f"Means and intervals over seeds lie in {_shown(target)}.")
+    return target
+
+
+def _mean_rows(tables: list[list[dict]]) -> list[dict]:
+    """The tables' rows, matched by their words (and order where words repeat), each number as its mean, with an interval where seeds differ."""
+    matched: dict[tuple, list[dict]] = {}
+    for table in tables:
+        seen: dict[str, int] = {}
+        for row in table:
+            words = json.dumps({k: v for k, v in row.items() if isinstance(v, str)}, sort_keys=True)
+            seen[words] = seen.get(words, 0) + 1
+            matched.setdefault((words, seen[words]), []).append(row)
+    out = []
+    for rows in matched.values():
+        merged = {"seeds": len(rows)}
+        for name, value in rows[0].items():
+            values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+            merged[name] = sum(values) / len(values) if values else value if isinstance(value, str) else None
+            if len(set(values)) > 1:
+                import numpy as np
+                from scipy.stats import t
+
+                half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+                merged[f"{name}_interval"] = [merged[name] - half, merged[name] + half]
+        out.append({name: value for name, value in merged.items() if value is not None})
+    return out
+
+
 def _out(parameters: dict) -> Path:
     """The folder of a run; `session.configure` makes the same."""
-    p = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "OUT": "runs", "MODEL": "", "WEIGHTS": "", "DATA_ROOT": "", **parameters}
+    p = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "OUT": "runs", "MODEL": "", "WEIGHTS": "", "DATA_ROOT": "", "SOURCE": "", "CLASSES": [],
+         **parameters}
     return (ROOT / Path(str(p["OUT"])).expanduser()).resolve() / run_name(p)
 
 

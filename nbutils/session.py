@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from nbutils import InputError, artifacts, attacks, data, detectors, models
+from nbutils import InputError, artifacts, attacks, data, detectors, models, networks, vision
 from nbutils.presets import PRESETS, run_name
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,8 +31,11 @@ PARAMETERS = {
     "THREADS": (int, "0 or more"),
     "DATA_ROOT": (str, "a folder"),
     "OUT": (str, "a folder"),
+    "SOURCE": (str, "a folder under the data root, of imagenet_subset"),
+    "CLASSES": (list, "classes of imagenet_subset, or a ready list"),
     "MODEL": (str, "an architecture or package.module:factory"),
-    "WEIGHTS": (str, "a file"),
+    "WEIGHTS": (str, "a file, torchvision, or none"),
+    "RETRAIN": (bool, "True or False"),
     "EPS_255": (float, "0 or more"),
     "STEPS": (int, "0 or more"),
     "BACKEND": (str, "nbutils or cleverhans"),
@@ -41,9 +44,9 @@ PARAMETERS = {
     "FPR": (float, "between 0 and 1"),
 }
 LARGEST = {"SEED": 2**31, "THREADS": 1025, "STEPS": 10**6, "EPS_255": 256, "FPR": 1}  # under these
-COMMON = ["DATASET", "PRESET", "SEED", "DEVICE", "THREADS", "DATA_ROOT", "OUT", "MODEL", "WEIGHTS"]
-DEFAULTS = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "DEVICE": "auto", "THREADS": 0, "DATA_ROOT": "", "OUT": "runs", "MODEL": "",
-            "WEIGHTS": ""}
+COMMON = ["DATASET", "PRESET", "SEED", "DEVICE", "THREADS", "DATA_ROOT", "OUT", "SOURCE", "CLASSES", "MODEL", "WEIGHTS", "RETRAIN"]
+DEFAULTS = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "DEVICE": "auto", "THREADS": 0, "DATA_ROOT": "", "OUT": "runs", "SOURCE": "",
+            "CLASSES": [], "MODEL": "", "WEIGHTS": "", "RETRAIN": False}
 
 # The series, in order: the parameters each notebook has beside the common ones.
 NOTEBOOKS = {
@@ -74,8 +77,13 @@ class Run:
     @cached_property
     def data(self) -> data.Dataset:
         counts = {name: self.preset[name] for name in ("train", "calibrate", "test")}
-        root = self.parameters["DATA_ROOT"] or os.environ.get("NBUTILS_DATA") or "data"
-        return data.load(self.parameters["DATASET"], seed=self.seed, root=folder_of(root), device=self.device, **counts)
+        return data.load(self.parameters["DATASET"], seed=self.seed, root=self.root, source=self.parameters["SOURCE"],
+                         classes=self.parameters["CLASSES"], device=self.device, **counts)
+
+    @property
+    def root(self) -> Path:
+        """The folder of data sets and weights."""
+        return folder_of(self.parameters["DATA_ROOT"] or os.environ.get("NBUTILS_DATA") or "data")
 
     def progress(self, items: Iterable, what: str) -> Iterator:
         """A progress bar with an estimate of the time left, shown only for what takes longer than 5 s and where somebody can watch."""
@@ -148,13 +156,19 @@ def configure(notebook: str, parameters: dict) -> Run:
     if p["PRESET"] not in PRESETS[p["DATASET"]]:
         raise InputError(f"PRESET {p['PRESET']!r} is unknown for {p['DATASET']}: choose one of {', '.join(PRESETS[p['DATASET']])}.")
     settings = attacks.CLEVERHANS_SETTINGS if p.get("BACKEND") == "cleverhans" else attacks.SETTINGS
+    if p["DATASET"] != "imagenet_subset" and (p["SOURCE"] or p["CLASSES"]):
+        raise InputError(f"SOURCE and CLASSES choose pictures of imagenet_subset; DATASET is {p['DATASET']}.")
     for name, known in (("ATTACKS", settings), ("DETECTORS", detectors.TRAINED)):
         for item in p.get(name, []):
             if item not in known:
                 raise InputError(f"{name} holds {item!r}, which is unknown: choose among {', '.join(known)}.")
     preset = dict(PRESETS[p["DATASET"]][p["PRESET"]])
-    if p["MODEL"] and ":" not in p["MODEL"] and p["MODEL"] not in models.ARCHITECTURES:
+    if p["MODEL"] and ":" not in p["MODEL"] and p["MODEL"] not in networks.ARCHITECTURES:
         models.build(p["MODEL"], (1, 8, 8), 2)  # raises the sentence about unknown models
+    if p["WEIGHTS"] == "torchvision" and (p["MODEL"] or preset["classifier"]) not in vision.NETWORKS:
+        raise InputError(f"WEIGHTS 'torchvision' needs a MODEL that torchvision publishes: {', '.join(vision.NETWORKS)}.")
+    if p["WEIGHTS"] not in ("", "torchvision", "none") and not folder_of(p["WEIGHTS"]).is_file():
+        raise InputError(f"WEIGHTS {p['WEIGHTS']!r} is no file.")
     device = _device(p["DEVICE"])
     _determined(p["SEED"], p["THREADS"], device)
     folder = folder_of(p["OUT"]) / run_name(p)
@@ -169,7 +183,7 @@ def _typed(name: str, value: object) -> object:
     """The value, when its type and sign are right; whole floats pass as counts and counts as floats."""
     kind, may_be = PARAMETERS[name]
     good = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not good or isinstance(value, bool):
+    if not good or (isinstance(value, bool) and kind is not bool):
         raise InputError(f"{name} must be {kind.__name__} ({may_be}), but is {value!r}.")
     if kind is float and not math.isfinite(value):
         raise InputError(f"{name} must be finite, but is {value!r}.")
@@ -179,9 +193,10 @@ def _typed(name: str, value: object) -> object:
         raise InputError(f"{name} must lie {may_be}, but is {value!r}.")
     if name == "BACKEND" and value not in ("nbutils", "cleverhans"):
         raise InputError(f"BACKEND must be nbutils or cleverhans, but is {value!r}.")
-    if isinstance(value, list) and not (value and all(isinstance(item, str) for item in value) and len(set(value)) == len(value)):
+    named_once = isinstance(value, list) and all(isinstance(item, str) for item in value) and len(set(value)) == len(value)
+    if isinstance(value, list) and not (named_once and (value or name == "CLASSES")):
         raise InputError(f"{name} must name at least one, each once, but is {value!r}.")
-    if isinstance(value, int) and value >= LARGEST[name]:
+    if name in LARGEST and value >= LARGEST[name]:
         raise InputError(f"{name} must be under {LARGEST[name]}, but is {value!r}.")
     return float(value) if kind is float else value
 

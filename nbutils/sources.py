@@ -5,6 +5,8 @@ import http.client
 import pickle
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -82,30 +84,33 @@ def cifar10(root: Path, split: str) -> Arrays:
     return torch.cat(xs), torch.cat(ys)
 
 
-def pictures(folder: Path, size: int, classes: list[str] | None = None) -> tuple[list[str], torch.Tensor, torch.Tensor]:
+def pictures(folder: Path, size: int, classes: Sequence[str] = ()) -> tuple[list[str], torch.Tensor, torch.Tensor]:
     """Class folders of pictures: names of the classes, images (n,c,size,size), labels.
 
     The shorter side is scaled to `size` and the middle is cut out. One channel when every picture is grey, else three.
     Args:
-        classes: the names that the folders must have (those of the training part), in order.
+        classes: the folders to read, in this order (none: all of them, sorted).
     Raises:
         InputError: no folder, fewer than two classes, a class without pictures, a picture that is broken, empty, CMYK or of 16 bits.
     """
-    found = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    if len(found) < 2:
-        raise InputError(f"{folder} must hold one folder of pictures for each of two classes or more, but holds {len(found)}.")
-    if classes is not None and found != classes:
-        raise InputError(f"The classes of {folder} ({', '.join(found)}) are not those of the training part ({', '.join(classes)}).")
-    images, labels = [], []
-    for label, name in enumerate(found):
+    there = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    missing = [name for name in classes if name not in there]
+    if missing:
+        raise InputError(f"{folder} has no pictures of {', '.join(missing[:3])}: the class folders there are {', '.join(there[:10]) or 'none'}.")
+    names = list(classes) or there
+    if len(names) < 2:
+        raise InputError(f"{folder} must hold one folder of pictures for each of two classes or more, but holds {len(names)}.")
+    found = []
+    for label, name in enumerate(names):
         paths = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in PICTURES)
         if not paths:
             raise InputError(f"The class folder {folder / name} holds no picture ({', '.join(PICTURES)}).")
-        images += [_picture(path, size) for path in paths]
-        labels += [label] * len(paths)
+        found += [(path, label) for path in paths]
+    with ThreadPoolExecutor() as pool:
+        images = list(pool.map(lambda item: _picture(item[0], size), found))
     grey = all(np.array_equal(i[..., 0], i[..., 1]) and np.array_equal(i[..., 0], i[..., 2]) for i in images)
     stacked = torch.from_numpy(np.stack([i[..., :1] if grey else i for i in images])).permute(0, 3, 1, 2).contiguous()
-    return found, stacked, torch.tensor(labels)
+    return names, stacked, torch.tensor([label for _, label in found])
 
 
 def _picture(path: Path, size: int) -> np.ndarray:

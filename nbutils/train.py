@@ -23,7 +23,7 @@ def fit(
     Args:
         x: (n,c,h,w), uint8 or float in [0,1]. y: (n,) int64.
         groups: (n,) the source image of each row: rows of one group never lie on both sides of the validation split.
-        validate: share of the groups that choose the epoch (accuracy, then loss).
+        validate: share of the groups that choose the epoch (accuracy, then loss); 0: none, and the last epoch is kept.
         folder: where checkpoints go; a killed run continues from the last one and ends with the same weights.
         progress: wraps the epochs, for a progress bar.
     Returns:
@@ -35,7 +35,7 @@ def fit(
     """
     kept, held = _split(groups, validate, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    key = artifacts.key_of(fit, [seed, epochs, lr, batch, validate], x, y, model.state_dict()) if folder else ""
+    key = artifacts.key_of(fit, [seed, epochs, lr, batch, validate, str(model)], x, y, model.state_dict()) if folder else ""
     best, first, losses, accuracies = {}, 0, [], []
     found = artifacts.find_part(folder, "epoch", key) if folder else None
     if found:
@@ -49,9 +49,9 @@ def fit(
             if not best:
                 raise InputError(f"Training diverged in epoch {epoch + 1}: lower the learning rate {lr}.")
             break
-        score = _validate(model, x[held], y[held])
+        score = _validate(model, x[held], y[held]) if len(held) else (float("nan"), float(epoch))
         accuracies.append(score[0])
-        if not best or score > best["score"]:
+        if not best or not len(held) or score > best["score"]:
             best = {"score": score, "epoch": epoch, "state": {k: v.detach().clone() for k, v in model.state_dict().items()}}
         if folder and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
             artifacts.keep_part(folder, "epoch", _checkpoint(model, optimizer, best, epoch, losses, accuracies), key)
@@ -61,7 +61,8 @@ def fit(
     accuracy, negative_loss = best["score"]
     return {
         "epoch": best["epoch"] + 1, "epochs": epochs, "validation_accuracy": accuracy, "validation_loss": -negative_loss,
-        "train_loss": losses, "validation": accuracies, "collapsed": _constant(model, x[held]), "diverged": not np.isfinite(losses[-1]),
+        "train_loss": losses, "validation": accuracies, "collapsed": _constant(model, x[held if len(held) else kept[:1000]]),
+        "diverged": not np.isfinite(losses[-1]),
     }
 
 
@@ -69,7 +70,7 @@ def _split(groups: torch.Tensor, share: float, seed: int) -> tuple[torch.Tensor,
     """Row numbers to fit and to validate, split by group."""
     names = torch.unique(groups).cpu()
     order = np.random.default_rng([seed, 3]).permutation(len(names))
-    chosen = names[torch.from_numpy(order[: max(1, round(share * len(names)))])]
+    chosen = names[torch.from_numpy(order[: max(1, round(share * len(names))) if share else 0])]
     held = torch.isin(groups.cpu(), chosen)
     return torch.nonzero(~held).flatten().to(groups.device), torch.nonzero(held).flatten().to(groups.device)
 

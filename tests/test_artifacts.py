@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from nbutils import InputError, artifacts, attacks, models, train
+from nbutils import InputError, artifacts, attacks, networks, train
 from nbutils.artifacts import code_hash, load_or_make
 
 
@@ -180,7 +180,7 @@ def test_records_with_any_keys_are_read_back(tmp_path):
 
 
 def test_code_hash_tells_the_attacks_apart_and_bim_needs_pgd():
-    assert len({code_hash(f) for f in (attacks.fgsm, attacks.bim, attacks.pgd, train.fit, models.digits_net)}) == 5
+    assert len({code_hash(f) for f in (attacks.fgsm, attacks.bim, attacks.pgd, train.fit, networks.digits_net)}) == 5
     reached = lambda f: json.dumps(sorted(_reach(f)))  # noqa: E731
     assert '"pgd"' in reached(attacks.bim) and '"pgd"' not in reached(attacks.fgsm)
 

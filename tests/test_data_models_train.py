@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbutils import InputError, artifacts, data, models, train
+from nbutils import InputError, artifacts, data, models, networks, papers, train, vision
 from nbutils.saliency import logit_gradient
 
 
@@ -43,20 +43,66 @@ def test_bad_data_requests_get_a_sentence():
         data.load("digits", train=5000)
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+OWN = [name for name in networks.ARCHITECTURES if name not in vision.NETWORKS]
+
+
+@pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 32), (3, 17, 23)])
 def test_networks_keep_the_contract(name, shape):
-    model = models.build(name, shape, 5, mean=[0.3] * shape[0], std=[0.2] * shape[0], width=0.25)
+    model, again = (models.build(name, shape, 5, mean=[0.3] * shape[0], std=[0.2] * shape[0], width=0.25, seed=4) for _ in range(2))
     models.check(model, torch.rand(3, *shape), 5)
-    assert torch.equal(models.build(name, shape, 5, seed=4).body[0].weight, models.build(name, shape, 5, seed=4).body[0].weight)
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
 
 
-def test_cifar_net_is_the_papers_size():
-    net = models.build("cifar_net", (3, 32, 32), 10)
-    convolutions = [m for m in net.modules() if isinstance(m, nn.Conv2d)]
-    assert [c.out_channels for c in convolutions] == [32, 32, 64, 64, 128, 128]
-    assert [m.out_features for m in net.modules() if isinstance(m, nn.Linear)] == [128, 10]
-    assert len([m for m in models.cifar_net((3, 32, 32), 10, depth=12) if isinstance(m, nn.Conv2d)]) == 12
+def convolutions(name, shape, outputs=10, **more):
+    net = models.build(name, shape, outputs, **more)
+    dense = [(m.in_features, m.out_features) for m in net.modules() if isinstance(m, nn.Linear)]
+    return [m.weight.shape[:1] + m.weight.shape[2:3] for m in net.modules() if isinstance(m, nn.Conv2d)], dense
+
+
+def test_networks_are_the_papers():
+    """Filters, kernels and dense layers as 000 (figures 3 and 4, ASSIRA) and 002 (table I) print them, misprints read as networks.py says."""
+    assert convolutions("cifar_net", (3, 32, 32)) == ([(32, 3), (32, 3), (64, 3), (64, 3), (128, 3), (128, 3)], [(2048, 128), (128, 10)])
+    assert [f for f, _ in convolutions("cifar_net12", (3, 32, 32))[0]] == [32] * 4 + [64] * 4 + [128] * 4
+    assert convolutions("mnist_net", (1, 28, 28)) == ([(64, 8), (64, 8), (128, 6), (128, 6), (128, 3), (128, 3)], [(100352, 10)])
+    filters, dense = convolutions("assira_net", (3, 112, 112), 2)
+    assert [f for f, _ in filters] == [64, 64, 128, 128, 256, 256, 512, 512] and dense == [(25088, 256), (256, 256), (256, 2)]
+    table = papers.table("002.table1")
+    for dataset, shape in (("mnist", (1, 28, 28)), ("cifar10", (3, 32, 32))):
+        printed = table[(table["dataset"] == dataset) & (table["network"] == "f")]["value"].tolist()
+        filters, dense = convolutions("zhang_net", shape)
+        assert [f"Conv(3,3,{a},{b})" for a, b in zip([shape[0], 32, 32, 64], [f for f, _ in filters], strict=True)] == printed[1:5]
+        assert f"Fc({dense[0][0]},{dense[0][1]})" == printed[5] and dense[1] == (100, 10)
+
+
+def test_dropout_and_width_are_knobs():
+    net = models.build("cifar_net", (3, 32, 32), 10, width=0.5, dropout=0.3)
+    assert {m.p for m in net.modules() if isinstance(m, nn.Dropout)} == {0.3}
+    assert [m.out_channels for m in net.modules() if isinstance(m, nn.Conv2d)] == [16, 16, 32, 32, 64, 64]
+
+
+@pytest.mark.parametrize("name", vision.NETWORKS)
+def test_torchvisions_networks_keep_the_contract_restricted(name):
+    net = models.build(name, (3, 64, 64), 1000, seed=1)
+    some = models.Restricted(net, [7, 3, 999]).eval()
+    x = torch.rand(2, 3, 64, 64)
+    assert models.check(some, x, 3) == 3 and torch.equal(some(x), net(x)[:, [7, 3, 999]])
+    with pytest.raises(InputError, match=f"{name} reads colour pictures"):
+        models.build(name, (1, 64, 64), 10)
+
+
+def test_published_weights_come_from_a_file_or_get_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    made = models.build("resnet20", (3, 32, 32), 10, seed=3)
+    with pytest.raises(InputError, match="resnet20 are not there: put resnet20"):
+        models.published("resnet20", (3, 32, 32), root=tmp_path)
+    artifacts.write_tensors(tmp_path / "weights" / "resnet20_mine.safetensors", made.body.state_dict())
+    found = models.published("resnet20", (3, 32, 32), root=tmp_path)
+    assert torch.equal(found.body.linear.weight, made.body.linear.weight) and found.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **k: (_ for _ in ()).throw(OSError("no route to host")))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", torch.hub.load_state_dict_from_url, raising=False)
+    with pytest.raises(InputError, match=r"squeezenet1_1 cannot be downloaded \(no route to host\): put squeezenet1_1.safetensors"):
+        models.published("squeezenet1_1", (3, 64, 64), root=tmp_path)
 
 
 def test_normalisation_is_inside():
@@ -209,3 +255,10 @@ def test_divergence_and_collapse_are_noticed():
     with pytest.raises(InputError, match="diverged in epoch 1"):
         fit(lr=1e30)
     assert fit(epochs=1, lr=0.0)[1]["collapsed"]
+
+
+def test_training_on_all_images_keeps_the_last_epoch():
+    model, record = fit(epochs=12, net="digits_net", lr=0.01, validate=0.0)
+    assert record["epoch"] == 12 and not record["collapsed"] and record["train_loss"][-1] < record["train_loss"][0]
+    x, y = blobs()
+    assert (models.predict(model, x).argmax(1) == y).float().mean() > 0.95

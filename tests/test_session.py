@@ -40,6 +40,11 @@ WRONG = [
     ({"FPR": 1.5}, "FPR must lie between 0 and 1"),
     ({"OUT": "LICENSE"}, "OUT 'LICENSE' cannot be made a folder"),
     ({"OUT": 3}, "OUT must be str"),
+    ({"SOURCE": "imagenette"}, "SOURCE and CLASSES choose pictures of imagenet_subset; DATASET is digits"),
+    ({"CLASSES": ["tench"]}, "SOURCE and CLASSES choose pictures"),
+    ({"RETRAIN": 1}, "RETRAIN must be bool"),
+    ({"WEIGHTS": "nowhere.pt"}, "WEIGHTS 'nowhere.pt' is no file"),
+    ({"WEIGHTS": "torchvision"}, "WEIGHTS 'torchvision' needs a MODEL that torchvision publishes: squeezenet1_1"),
 ]
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nbutils import InputError, checks, data, sources
+from nbutils import InputError, checks, data, models, pipeline, sources
 from tests.conftest import configure
 
 
@@ -120,8 +120,7 @@ def test_grey_folders_have_one_channel(tmp_path):
     (lambda f: (f / "train/leer").mkdir(), "leer holds no picture"),
     (lambda f: [p.unlink() for p in (f / "train/birnen").iterdir()], "birnen holds no picture"),
     (lambda f: (f / "test/birnen").rename(f / "test/kirschen"), "are not those of the training part"),
-    (lambda f: (f / "train").rename(f / "training"), "has no folder train/"),
-    (lambda f: (f / "test").rename(f / "testing"), "must hold one folder of pictures"),
+    (lambda f: (f / "test").rename(f / "testing"), "has no folder test/"),
     (lambda f: (f / "train" / "birnen").rename(f / "birnen"), "two classes or more, but holds 1"),
 ])
 def test_wrong_folders_get_a_sentence_before_any_work(folders, tmp_path, spoil, sentence):
@@ -140,8 +139,78 @@ def test_no_network_says_what_to_put_where(tmp_path, monkeypatch):
     for name, sentence in (("mnist", "no route to host.*put the four idx files of MNIST into"), ("cifar10", "put CIFAR-10's python version")):
         with pytest.raises(InputError, match=sentence):
             data.load(name, root=tmp_path)
-    with pytest.raises(InputError, match="has no folder train/"):
+    with pytest.raises(InputError, match="has no folder test/"):
         data.load("cats_dogs", root=tmp_path)
+
+
+def test_pictures_to_test_on_only_may_be_evaluated_not_fitted(folders, tmp_path):
+    (folders / "train").rename(folders / "training")
+    parameters = {"DATASET": "folder", "DATA_ROOT": str(folders)}
+    run = configure(tmp_path / "out", **parameters)
+    assert len(run.data.train) == len(run.data.calibrate) == 0 < len(run.data.test)
+    for work, sentence in ((lambda: pipeline.classifier(run), "no training pictures to fit digits_net on"),
+                           (lambda: pipeline.adversarial(run, "fgsm", "train"), "folder has no train pictures to attack"),
+                           (lambda: pipeline.evaluation(run, "id", "fgsm", "fgsm"), "no detector \\(id\\) can be fitted")):
+        with pytest.raises(InputError, match=sentence):
+            work()
+    assert not list((tmp_path / "out").rglob("meta.json"))
+    brought = configure(tmp_path / "out", **parameters, MODEL="tests.test_sources:two_classes")
+    assert pipeline.classifier(brought).record["n"] == len(run.data.test)
+    assert pipeline.adversarial(brought, "fgsm").record["n"] == len(run.data.test)
+
+
+def two_classes():
+    return models.build("digits_net", (3, 64, 64), 2)
+
+
+def thousand_classes():
+    return models.build("digits_net", (3, 224, 224), 1000, seed=5)
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    for part in ("train", "test"):
+        for i, wnid in enumerate(("n01440764", "n02102040", "n07734744")):
+            for j in range(6):
+                picture(tmp_path / "data" / "shots" / part / wnid / f"{j}.png", (80 * i, 9 * j, 200))
+    return tmp_path / "data"
+
+
+def test_imagenet_subset_takes_classes_by_any_name_and_restricts_a_network_to_them(imagenet, tmp_path):
+    d = data.load("imagenet_subset", root=imagenet, source="shots", calibrate=0.2)
+    assert d.classes == ["tench", "English springer", "mushroom"] and d.positions == (0, 217, 947) and d.shape == (3, 224, 224)
+    assert (len(d.train), len(d.calibrate), len(d.test)) == (14, 4, 18)
+    run = configure(tmp_path / "out", DATASET="imagenet_subset", SOURCE="shots", CLASSES=["mushroom", "n01440764"], DATA_ROOT=str(imagenet),
+                    MODEL="tests.test_sources:thousand_classes")
+    assert run.data.classes == ["tench", "mushroom"] and sorted(run.data.test.y.unique().tolist()) == [0, 1]
+    made = pipeline.classifier(run)
+    x = run.data.test.pixels()
+    assert torch.equal(made.model(x), thousand_classes()(x)[:, [0, 947]])
+
+
+@pytest.mark.parametrize(("parameters", "sentence"), [
+    ({"CLASSES": ["tensh", "mushroom"]}, "CLASSES holds 'tensh', which is none of ILSVRC's 1000 classes; near are \\['tench"),
+    ({"CLASSES": ["zhang"]}, "shots/train has no pictures of n02074367"),
+    ({"CLASSES": ["tench"]}, "two classes or more, but holds 1"),
+    ({"SOURCE": "none"}, "none has no folder test/"),
+])
+def test_wrong_class_lists_get_a_sentence(imagenet, tmp_path, parameters, sentence):
+    run = configure(tmp_path / "out", **{"DATASET": "imagenet_subset", "SOURCE": "shots", "DATA_ROOT": str(imagenet), **parameters})
+    with pytest.raises(InputError, match=sentence):
+        _ = run.data
+    (imagenet / "shots" / "test" / "tench").mkdir()
+    (imagenet / "shots" / "train" / "tench").mkdir()
+    picture(imagenet / "shots" / "test" / "tench" / "a.png", (1, 2, 3))
+    picture(imagenet / "shots" / "train" / "tench" / "a.png", (1, 2, 3))
+    with pytest.raises(InputError, match="class folder 'tench', which is no WordNet id"):
+        data.load("imagenet_subset", root=imagenet, source="shots")
+
+
+def test_ready_lists_are_classes_of_ilsvrc():
+    names = [name for _, name in data.ilsvrc()]
+    assert len(names) == len(set(names)) == 1000 and data.ilsvrc()[0] == ("n01440764", "tench") and data.ilsvrc()[999][1] == "toilet tissue"
+    assert [wnid for wnid, _ in data.ilsvrc()] == sorted(wnid for wnid, _ in data.ilsvrc())
+    assert all(len(chosen) == 10 and set(chosen) <= set(names) for chosen in data.CLASS_LISTS.values())
 
 
 CONTENT = bytes(range(256)) * 400

@@ -1,0 +1,62 @@
+"""The one place that imports torchvision: its networks, and their published weights.
+
+The wheel that pip installs beside a CPU build of torch cannot load its compiled operators, and fails on import for want of two of their
+names; the networks need none of them, so the names are defined and the import tried once more.
+"""
+
+import sys
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from nbutils import InputError
+
+NETWORKS = ("squeezenet1_1", "vgg16", "resnet50", "resnet152")
+
+
+@cache
+def torchvision() -> ModuleType:
+    """torchvision's `models`; the import costs 2 s, so it is late."""
+    try:
+        import torchvision.models
+    except RuntimeError as error:
+        if "torchvision::nms does not exist" not in str(error):
+            raise
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        _defined.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _defined.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision.models
+    return torchvision.models
+
+
+_defined = torch.library.Library("torchvision", "FRAGMENT")
+
+
+def network(name: str, shape: tuple[int, int, int], outputs: int, width: float = 1.0, dropout: float | None = None) -> nn.Module:
+    """torchvision's `name` without weights, for colour pictures of 32x32 and more.
+
+    Raises:
+        InputError: other channels than three, a picture too small, or another width than 1.
+    """
+    if shape[0] != 3 or min(shape[1:]) < 32 or width != 1:
+        raise InputError(f"{name} reads colour pictures of 32x32 and more, at its full width; these are {shape}, width {width}.")
+    options = {} if dropout is None or name.startswith("resnet") else {"dropout": dropout}
+    return getattr(torchvision(), name)(num_classes=outputs, **options)
+
+
+def published(name: str) -> dict[str, torch.Tensor]:
+    """The weights that torchvision publishes (ImageNet, first version), fetched once into torch's cache, with checksum.
+
+    Raises:
+        InputError: no network.
+    """
+    weights = torchvision().get_model_weights(name).IMAGENET1K_V1
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "reason", error)
+        where = f"put {name}.safetensors (its state dict) into weights/ under the data root, or give WEIGHTS a file"
+        raise InputError(f"The weights of {name} cannot be downloaded ({reason}): {where}.") from error
