@@ -30,7 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     making.add_argument("--attack", nargs="+", default=["fgsm", "bim", "pgd", "pgd_l2"])
     making.add_argument("--detector", nargs="+", default=["id", "jsd"])
     commands.add_parser("render", help="run the series on its own parameters and store the outputs in notebooks/")
-    publishing = commands.add_parser("publish", parents=[common], help="copy a run's results to data/results")
+    publishing = commands.add_parser("publish", parents=[common], help="copy a run's results to data/results, or its classifier to data/pretrained")
+    publishing.add_argument("--classifier", action="store_true", help="the classifier that the run trained, not the results")
     publishing.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     try:
@@ -68,7 +69,7 @@ def _render(args: argparse.Namespace) -> int:
 def _publish(args: argparse.Namespace) -> int:
     from nbutils import runner
 
-    print(f"Published in {runner.publish(runner._out(_parameters(args, args.seed)))}.")
+    print(f"Published in {runner.publish(runner._out(_parameters(args, args.seed)), classifier=args.classifier)}.")
     return 0
 
 

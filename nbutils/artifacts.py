@@ -123,13 +123,20 @@ def _read(path: Path, wanted: dict) -> tuple[Artifact | None, str]:
 
 
 def published(path: Path, arguments: dict) -> tuple[Tensors, dict] | None:
-    """Tensors and meta data of an artifact that was committed for these arguments, whatever code made it; None when there is none."""
+    """Tensors and meta data of an artifact that was committed for these arguments, whatever code made it; None when there is none.
+
+    Raises:
+        InputError: it is damaged.
+    """
     if not (path / "meta.json").exists():
         return None
-    meta = read_json(path / "meta.json")
-    if meta["arguments"] != json.loads(json.dumps(arguments)):
-        return None
-    return read_tensors(path / "tensors.safetensors", meta["sha256"]), meta
+    try:
+        meta = read_json(path / "meta.json")
+        if meta["arguments"] != json.loads(json.dumps(arguments)):
+            return None
+        return read_tensors(path / "tensors.safetensors", meta["sha256"]), meta
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise InputError(f"{path.parent.name}/{path.name} is damaged ({error}): check it out again, or set RETRAIN.") from error
 
 
 def _difference(old: object, new: object) -> str:

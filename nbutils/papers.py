@@ -23,6 +23,11 @@ def index() -> pd.DataFrame:
     return pd.DataFrame(json.loads((FOLDER / "index.json").read_text()))
 
 
+def claims() -> pd.DataFrame:
+    """The papers' claims as testable statements: what each rests on, the experiment, the control that could overturn it, what the print says."""
+    return pd.DataFrame(json.loads((FOLDER / "claims.json").read_text())["claims"])
+
+
 def table(name: str) -> pd.DataFrame:
     """A printed table ("000.table7") as rows: key columns, `value`, sometimes `std`; columns that the print repeats are left out."""
     tables = paper(name[:3])["tables"] if name[:3] in PAPERS else {}

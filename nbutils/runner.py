@@ -12,6 +12,7 @@ from nbutils.presets import run_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "data" / "results"
+PRETRAINED = ROOT / "data" / "pretrained"
 
 
 def notebooks(chosen: str = "") -> list[Path]:
@@ -194,8 +195,21 @@ def render(*, say=print) -> int:
     return 0
 
 
-def publish(run_folder: Path) -> Path:
-    """Copy the results JSON of a run to data/results, its timings with it, and the figure that the README shows."""
+def publish(run_folder: Path, *, classifier: bool = False) -> Path:
+    """Copy the results JSON of a run to data/results, its timings with it, and the figure that the README shows.
+
+    Args:
+        classifier: copy the classifier that the run trained to data/pretrained in place of the results; runs of equal arguments then load it.
+    """
+    if classifier:
+        found = [path.parent for path in (run_folder / "classifier").glob("*/meta.json")]
+        if len(found) != 1 or "epoch" not in json.loads((found[0] / "meta.json").read_text())["record"]:
+            raise InputError(f"{_shown(run_folder)} holds no single classifier that was trained there: make one, with RETRAIN.")
+        target = PRETRAINED / run_folder.name / "classifier"
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("meta.json", "tensors.safetensors"):
+            shutil.copyfile(found[0] / name, target / name)
+        return target
     if not list((run_folder / "results").glob("*.json")):
         raise InputError(f"{_shown(run_folder)} holds no results to publish: run the notebooks first.")
     target = PUBLISHED / run_folder.name

@@ -1,5 +1,7 @@
 """The papers as data: complete, consistent with what the papers' own texts count, and joined with ours."""
 
+import copy
+import hashlib
 import json
 
 import pytest
@@ -56,3 +58,44 @@ def test_compare_joins_and_leaves_gaps():
     assert list(joined.columns) == ["attack", "paper", "here", "n"]
     with pytest.raises(InputError, match="is no table"):
         papers.table("000.table77")
+
+
+# What two independent transcriptions agreed on: a cell that changes must be read again in the paper.
+AGREED = {
+    "000.table1": "2ae349147d94", "000.table2": "6ec2f2060f0b", "000.table3": "87a4b7ddf1fb", "000.table4": "bb5581e7d79c",
+    "000.table5": "d720c5fdc03a", "000.table6": "1b562acd87de", "000.table7": "6bae68940bf9", "000.table8": "6ef6ff5bef72",
+    "000.table9": "89921e398e43", "000 text": "f4a1bb414df1", "002.table1": "42bffdbd6fca", "002.table2": "fe7976bbd028",
+    "002.table3": "5f4b8e243de4", "002.table4": "1c9cc0c8902a", "002 text": "052b4b176c8e", "003.table1": "82e51fbbbab4",
+    "003.table2": "ec488677611e", "003.table3": "37c41e660141", "003.table4": "d11600b91364", "003.table5": "47c565559929",
+    "003 text": "bc839ecfc80f", "004.table1": "103daa2566f7", "004.table2": "6dee45e9370f", "004.table3": "4051f68e7892",
+    "004.table4": "57f9e8d8f0eb", "004.table5": "0c9e3257c37f", "004 text": "ea775e8b4d48",
+}
+
+
+def digests(number):
+    out = {f"{number} text": [[row["id"], row["value"]] for row in papers.paper(number)["text_numbers"]]}
+    out = {name: hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12] for name, rows in out.items()}
+    for name, table in papers.paper(number)["tables"].items():
+        lines = sorted(json.dumps([row[k] for k in table["keys"]] + [row["value"], row.get("std")]) for row in table["rows"])
+        out[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    return out
+
+
+def test_every_cell_is_the_one_agreed_on_and_a_wrong_cell_is_seen(monkeypatch):
+    found = {name: value for number in papers.PAPERS for name, value in digests(number).items()}
+    assert found == AGREED
+    for number in papers.PAPERS:
+        for name, table in papers.paper(number)["tables"].items():
+            wrong = copy.deepcopy(papers.paper(number))
+            row = wrong["tables"][name]["rows"][len(table["rows"]) // 2]
+            row["value"] = f"{row['value']}0" if isinstance(row["value"], str) else row["value"] + 0.01
+            with monkeypatch.context() as patch:
+                patch.setattr(papers, "paper", lambda _, wrong=wrong: wrong)
+                assert [n for n, value in digests(number).items() if value != AGREED[n]] == [name]
+
+
+def test_claims_are_those_of_the_papers():
+    claims = papers.claims()
+    assert claims.groupby("paper").size().to_dict() == {"000": 10, "002": 10, "003": 10, "004": 10, "across": 5}
+    assert claims["id"].is_unique and claims["control"].str.len().min() > 4 and claims["claim"].str.len().min() > 10
+    assert {n for numbers in claims["notebooks"] for n in numbers} == {"03", "04", "05", "06", "07", "08", "09", "10"}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import InputError, __main__, attacks, models, pipeline
+from nbutils import InputError, __main__, attacks, data, models, pipeline, presets
 from tests.conftest import ROOT, configure, python
 
 MAKE = ("make", "evaluation", "--preset", "smoke", "--threads", "1", "--device", "cpu", "--attack", "fgsm", "pgd", "--detector", "id")
@@ -235,3 +235,29 @@ def test_float32_attacks_agree_across_chunk_sizes(smoke, tmp_path):
     assert torch.equal(a.success, b.success)
     size = [np.asarray((s.x_adv - s.x).flatten(1).norm(dim=1)) for s in (a, b)]
     assert np.abs(size[0] - size[1]).max() < 1e-3
+
+
+def test_the_papers_recipe_chooses_dropout_by_validation_and_refits_on_all(tmp_path):
+    run = configure(tmp_path, MODEL="cifar_net")
+    run.preset |= {"width": 0.2, "train": 120, "epochs": 2, "dropouts": [0.3, 0.7], "refit": True}
+    record = pipeline.classifier(run).record
+    scores = {k: v["validation_accuracy"] for k, v in record["tried"].items()}
+    assert set(scores) == {"0.3", "0.7"} and scores[str(record["dropout"])] == max(scores.values())
+    assert record["epochs"] == record["epoch"] == record["tried"][str(record["dropout"])]["epoch"]
+    assert sorted(p.name for p in (run.folder / "candidate").iterdir() if p.is_dir()) == ["cifar_net-dropout0.3", "cifar_net-dropout0.7"]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10", "cats_dogs"])
+def test_paper_presets_take_a_few_steps(dataset, tmp_path, monkeypatch):
+    """The code of the `paper` presets on eight images: the papers' networks at full size, their recipe, attack and detector."""
+    shape, classes = {"mnist": ((1, 28, 28), 10), "cifar10": ((3, 32, 32), 10), "cats_dogs": ((3, 112, 112), 2)}[dataset]
+    run = configure(tmp_path, DATASET=dataset, PRESET="paper")
+    rng = torch.Generator().manual_seed(0)
+    n = 24
+    images = data.Images(torch.randint(0, 256, (n, *shape), dtype=torch.uint8, generator=rng), torch.arange(n) % classes, torch.arange(n))
+    run.__dict__["data"] = data.Dataset(dataset, [str(i) for i in range(classes)], images[:16], images[16:18], images[18:])
+    run.preset |= {"epochs": 1, "dropouts": run.preset["dropouts"][:2], "attacked_train": 4, "attacked_test": 3, "detector_epochs": 1,
+                   "detector_seeds": 1, "pgd_steps": 2}
+    monkeypatch.setattr("nbutils.train._constant", lambda *a: False)  # one epoch on sixteen images of noise says the same of all
+    assert pipeline.classifier(run).record["architecture"] == presets.PRESETS[dataset]["paper"]["classifier"]
+    assert pipeline.evaluation(run, "jsd", "pgd", "pgd").record["n"] == 3

@@ -113,3 +113,22 @@ def test_render_stores_outputs_with_the_hash_of_their_sources_and_publish_copies
     (output,) = stored["cells"][1]["outputs"]
     assert output["data"]["text/plain"] in (["42"], "42") and stored["metadata"]["nbutils"]["sources"] == runner.sources_hash(stored)
     assert {p.name for p in (tmp_path / "published" / FOLDER).glob("*.json")} == {f"{name}.json" for name in session.NOTEBOOKS}
+
+
+def test_seeds_are_put_together_with_means_and_intervals(series, tmp_path):
+    out, lines = tmp_path, []
+    for seed in (0, 1):
+        shutil.copytree(series[0] / FOLDER / "results", out / f"digits-smoke-s{seed}" / "results")
+    changed = out / "digits-smoke-s1" / "results" / "02_attacks.json"
+    content = json.loads(changed.read_text())
+    first = content["tables"]["000.table4"][0]
+    content["key"]["value"], first["success"], before = 0.5, first["success"] - 0.1, first["success"]
+    changed.write_text(json.dumps(content))
+    target = runner.over_seeds([{**PARAMETERS, "OUT": str(out), "SEED": seed} for seed in (0, 1)], "02", say=lines.append)
+    found = json.loads((target / "02_attacks.json").read_text())
+    row = found["tables"]["000.table4"][0]
+    assert target.parent.name == "digits-smoke-s0+1" and row["seeds"] == 2 and row["attack"] == first["attack"]
+    assert row["success"] == pytest.approx(before - 0.05)
+    half = 12.7062 * 0.1 / 2**0.5 / 2**0.5  # Student's t with one degree of freedom
+    assert row["success_interval"] == pytest.approx([before - 0.05 - half, before - 0.05 + half], abs=1e-4)
+    assert "success_interval" not in found["tables"]["000.table4"][1] and re.search(r"02_attacks +fgsm success .* over 2 seeds", lines[0])
