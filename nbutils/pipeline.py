@@ -59,7 +59,7 @@ def classifier(run: Run) -> Classifier:
         arguments |= {"weights": artifacts.key_of(base.state_dict()), "answers": answers}
     else:
         arguments |= {field: run.preset[field] for field in ("width", "dropouts", "refit", "epochs")}
-    committed = None if base or run.parameters["RETRAIN"] else artifacts.published(PRETRAINED / run_name(run.parameters) / "classifier", arguments)
+    committed = None if base or run.parameters["RETRAIN"] else _committed(run, arguments)
 
     def make(folder: Path) -> tuple[dict, dict]:
         if base:
@@ -82,6 +82,11 @@ def classifier(run: Run) -> Classifier:
         models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
     run.kept["classifier"] = Classifier(model.requires_grad_(False), artifact.record, artifact)
     return run.kept["classifier"]
+
+
+def _committed(run: Run, arguments: dict) -> tuple[dict, dict] | None:
+    """The classifier that the project commits for these arguments (a run of the preset's own model, at this seed), as trained."""
+    return artifacts.published(PRETRAINED / run_name(run.parameters) / "classifier", arguments | {"committed": False})
 
 
 def _brought(run: Run, architecture: str) -> nn.Module | None:
@@ -121,16 +126,15 @@ def _trained(run: Run, architecture: str, folder: Path) -> tuple[nn.Module, dict
         record |= {name: tried[best][name] for name in ("validation", "validation_accuracy", "validation_loss")}
     else:
         model, record = _fit(run, architecture, folder, best, epochs)
+    if record["collapsed"]:
+        raise InputError(f"{architecture} gives every {run.data.name} image the same label after {epochs} epochs: change SEED or MODEL.")
     return model, record | {"dropout": best, "tried": {str(k): {f: r[f] for f in ("epoch", "validation_accuracy")} for k, r in tried.items()}}
 
 
 def _fit(run: Run, architecture: str, folder: Path, dropout: float | None, epochs: int, validate: float = 0.1) -> tuple[nn.Module, dict]:
     model, images = _fresh(run, architecture, dropout), run.data.train
-    record = train.fit(model, images.x, images.y, groups=images.index, epochs=epochs, seed=run.seed, validate=validate, folder=folder,
-                       progress=lambda items: run.progress(items, f"training {architecture}"))
-    if record["collapsed"]:
-        raise InputError(f"{architecture} gives every {run.data.name} image the same label after {epochs} epochs: change SEED or MODEL.")
-    return model, record
+    return model, train.fit(model, images.x, images.y, groups=images.index, epochs=epochs, seed=run.seed, validate=validate, folder=folder,
+                            progress=lambda items: run.progress(items, f"training {architecture}"))
 
 
 def _fresh(run: Run, architecture: str, dropout: float | None = None) -> nn.Module:

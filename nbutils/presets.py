@@ -59,7 +59,7 @@ PRESETS = {
     },
     "cifar10": {
         "smoke": _preset("digits_net", "digits_net", **_SMALL, epochs=1),
-        "quick": _preset("cifar_net", "cifar_net", epochs=10, calibrate=2000, attacked_train=700, attacked_test=300, detector_width=0.5,
+        "quick": _preset("cifar_net", "cifar_net", dropouts=[0.4], epochs=10, calibrate=2000, attacked_train=700, attacked_test=300, detector_width=0.5,
                          detector_epochs=6, chunk=100),
         "paper": _preset("cifar_net", "cifar_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=30, calibrate=2000, attacked_train=10000,
                          attacked_test=2000, detector_epochs=10, chunk=1000),

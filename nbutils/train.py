@@ -36,6 +36,7 @@ def fit(
     kept, held = _split(groups, validate, seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
     key = artifacts.key_of(fit, [seed, epochs, lr, batch, validate, str(model)], x, y, model.state_dict()) if folder else ""
+    model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
     best, first, losses, accuracies = {}, 0, [], []
     found = artifacts.find_part(folder, "epoch", key) if folder else None
     if found:
@@ -57,7 +58,7 @@ def fit(
             artifacts.keep_part(folder, "epoch", _checkpoint(model, optimizer, best, epoch, losses, accuracies), key)
             saved = time.monotonic()
     model.load_state_dict(best["state"])
-    model.eval()
+    model.to(memory_format=torch.contiguous_format).eval()
     accuracy, negative_loss = best["score"]
     return {
         "epoch": best["epoch"] + 1, "epochs": epochs, "validation_accuracy": accuracy, "validation_loss": -negative_loss,
@@ -85,7 +86,7 @@ def _epoch(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, 
         for rows in order.split(batch):
             if len(rows) == 1 < len(x):
                 continue  # batch normalisation has no variance of one image
-            loss = cross_entropy(model(to_float(x[rows])), y[rows])
+            loss = cross_entropy(model(to_float(x[rows]).contiguous(memory_format=torch.channels_last)), y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

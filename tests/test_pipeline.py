@@ -238,13 +238,13 @@ def test_float32_attacks_agree_across_chunk_sizes(smoke, tmp_path):
 
 
 def test_the_papers_recipe_chooses_dropout_by_validation_and_refits_on_all(tmp_path):
-    run = configure(tmp_path, MODEL="cifar_net")
-    run.preset |= {"width": 0.2, "train": 120, "epochs": 2, "dropouts": [0.3, 0.7], "refit": True}
+    run = configure(tmp_path)
+    run.preset |= {"epochs": 2, "dropouts": [0.3, 0.7], "refit": True}
     record = pipeline.classifier(run).record
     scores = {k: v["validation_accuracy"] for k, v in record["tried"].items()}
     assert set(scores) == {"0.3", "0.7"} and scores[str(record["dropout"])] == max(scores.values())
     assert record["epochs"] == record["epoch"] == record["tried"][str(record["dropout"])]["epoch"]
-    assert sorted(p.name for p in (run.folder / "candidate").iterdir() if p.is_dir()) == ["cifar_net-dropout0.3", "cifar_net-dropout0.7"]
+    assert sorted(p.name for p in (run.folder / "candidate").iterdir() if p.is_dir()) == ["digits_net-dropout0.3", "digits_net-dropout0.7"]
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "cifar10", "cats_dogs"])
