@@ -59,15 +59,15 @@ PRESETS = {
     },
     "cifar10": {
         "smoke": _preset("digits_net", "digits_net", **_SMALL, epochs=1),
-        "quick": _preset("cifar_net", "cifar_net", dropouts=[0.4], epochs=10, calibrate=2000, attacked_train=700, attacked_test=300, detector_width=0.5,
-                         detector_epochs=6, chunk=100),
+        "quick": _preset("cifar_net", "cifar_net", dropouts=[0.4], epochs=10, calibrate=2000, attacked_train=700, attacked_test=300,
+                         detector_width=0.5, detector_epochs=6, chunk=100),
         "paper": _preset("cifar_net", "cifar_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=30, calibrate=2000, attacked_train=10000,
                          attacked_test=2000, detector_epochs=10, chunk=1000),
     },
     "cats_dogs": {
         "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 600, "calibrate": 40, "test": 100, "attacked_train": 30,
                                                         "attacked_test": 20, "detector_epochs": 2, "pgd_steps": 3, "chunk": 20}, epochs=6),
-        "quick": _preset("assira_net", "assira_net", width=0.25, dropouts=[0.3], epochs=20, calibrate=200, attacked_train=300, attacked_test=150,
+        "quick": _preset("vgg11", "vgg11", width=0.25, dropouts=[0.5], epochs=20, calibrate=200, attacked_train=300, attacked_test=150,
                          detector_width=0.25, detector_epochs=6, detector_seeds=1, chunk=50),
         "paper": _preset("assira_net", "assira_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=30, calibrate=200, attacked_train=1600,
                          attacked_test=1000, detector_epochs=10, chunk=100),

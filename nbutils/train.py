@@ -126,7 +126,7 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, found: dict[str
     for name, value in found.items():
         if name.startswith("optimizer."):
             _, i, field = name.split(".")
-            state.setdefault(int(i), {})[field] = value
+            state.setdefault(int(i), {})[field] = value.contiguous(memory_format=torch.channels_last) if value.dim() == 4 else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     weights = {name[11:]: value.to(device) for name, value in found.items() if name.startswith("best.state.")}
     return {"score": tuple(found["best.score"].tolist()), "epoch": int(found["best.epoch"]), "state": weights}
