@@ -134,7 +134,7 @@ PHOTOGRAPH_SETTINGS: dict[str, dict] = {
     "pgd": {"attack": "pgd", "eps": 0.025, "step": 0.005, "steps": 20},
     "pgd_l2": {"attack": "pgd", "norm": "l2", "eps": 2.0, "step": 0.4, "steps": 20},
 }
-PHOTOGRAPHS = ("cats_dogs", "folder")
+PHOTOGRAPHS = ("cats_dogs", "imagenet_subset", "folder")
 
 
 def settings(dataset: str) -> dict[str, dict]:

@@ -67,7 +67,7 @@ PRESETS = {
     "cats_dogs": {
         "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 600, "calibrate": 40, "test": 100, "attacked_train": 30,
                                                         "attacked_test": 20, "detector_epochs": 2, "pgd_steps": 3, "chunk": 20}, epochs=6),
-        "quick": _preset("vgg11", "vgg11", width=0.25, dropouts=[0.5], epochs=20, calibrate=200, attacked_train=300, attacked_test=150,
+        "quick": _preset("vgg11", "vgg11", width=0.25, dropouts=[0.5], epochs=20, calibrate=200, attacked_train=200, attacked_test=100,
                          detector_width=0.25, detector_epochs=6, detector_seeds=1, chunk=50),
         "paper": _preset("assira_net", "assira_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=30, calibrate=200, attacked_train=1600,
                          attacked_test=1000, detector_epochs=10, chunk=100),
@@ -75,8 +75,8 @@ PRESETS = {
     "imagenet_subset": {
         "smoke": _preset("squeezenet1_1", "digits_net", **{**_SMALL, "train": 0, "calibrate": 0.02, "test": 60, "attacked_train": 20,
                                                            "attacked_test": 16, "detector_epochs": 2, "pgd_steps": 3, "chunk": 8}, epochs=1),
-        "quick": _preset("squeezenet1_1", "cifar_net", epochs=20, calibrate=0.2, attacked_train=150, attacked_test=100, detector_width=0.25,
-                         detector_epochs=6, detector_seeds=1, chunk=25),
+        "quick": _preset("squeezenet1_1", "cifar_net", epochs=20, calibrate=0.1, attacked_train=60, attacked_test=40, detector_width=0.25,
+                         detector_epochs=8, detector_seeds=1, pgd_steps=10, chunk=20),
         "paper": _preset("vgg16", "vgg16", **_PAPER, epochs=90, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=100, chunk=50),
     },
     "folder": {
