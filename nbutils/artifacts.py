@@ -334,7 +334,7 @@ def _binds(node: ast.stmt) -> set[str]:
 
 
 def _packages() -> set[str]:
-    return {"nbutils", "nbutils.detectors"}
+    return {"nbutils", "nbutils.attacks", "nbutils.detectors"}
 
 
 def _names(node: ast.stmt, module: str, tops: dict, imports: dict) -> set[tuple[str, str]]:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from nbutils import InputError
-
-NORMS = ("linf", "l2")
+from nbutils.attacks.base import _check, _direction, _gradient, _numbers, _project, _unit_ball, per_image
+from nbutils.attacks.minimal import carlini_wagner_l2, ddn, deepfool
+from nbutils.attacks.sparse import jsma
 
 
 def fgsm(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Tensor | None = None, index: torch.Tensor | None = None,
@@ -53,72 +53,49 @@ def bim(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Ten
     return pgd(model, x, y, target=target, eps=eps, step=step, steps=steps, norm=norm, random_start=False)
 
 
-def _gradient(model: nn.Module, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Gradient of each image's cross-entropy with respect to that image."""
-    x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        loss = cross_entropy(model(x), labels, reduction="sum")
-    return torch.autograd.grad(loss, x)[0]
+def mim(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Tensor | None = None, index: torch.Tensor | None = None,
+        seed: int = 0, eps: float, step: float, steps: int = 10, decay: float = 1.0, norm: str = "linf") -> torch.Tensor:
+    """Momentum iterative method (Dong et al. 2018): BIM along a running sum of gradients, each divided by its mean absolute value.
+
+    Args:
+        decay: share of the sum that is kept from step to step.
+    """
+    _check(model, x, y, target, norm, eps=eps, step=step, steps=steps, decay=decay)
+    sign, labels = (1, y) if target is None else (-1, target)
+    x_adv, momentum = x.clone(), torch.zeros_like(x)
+    for _ in range(steps):
+        gradient = _gradient(model, x_adv, labels)
+        momentum = decay * momentum + gradient / per_image(gradient, lambda g: g.abs().mean(1)).clamp_min(torch.finfo(x.dtype).tiny)
+        x_adv = (x_adv + sign * step * _direction(momentum, norm)).clamp(0, 1)
+        x_adv = (x + _project(x_adv - x, eps, norm)).clamp(0, 1)
+    return x_adv
 
 
-def _direction(gradient: torch.Tensor, norm: str) -> torch.Tensor:
-    """The unit step that raises the loss most: the sign for l-infinity, the normalised gradient for l2; zero where the gradient is."""
-    if norm == "linf":
-        return gradient.sign()
-    tiny = torch.finfo(gradient.dtype).tiny
-    gradient = gradient / per_image(gradient, lambda g: g.abs().amax(1)).clamp_min(tiny)  # or squares of small gradients underflow
-    return gradient / per_image(gradient, lambda g: g.norm(dim=1)).clamp_min(tiny)
+def iterative_l2(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Tensor | None = None, index: torch.Tensor | None = None,
+                 seed: int = 0, eps: float, step: float, steps: int = 10, surface: str = "sphere") -> torch.Tensor:
+    """Paper 002's iterative l2 attack, from the image itself.
+
+    Args:
+        surface: "sphere": after each step the perturbation is scaled to `eps` exactly, as the library did that 002 cites (cleverhans 2.0.0);
+            "ball": to at most `eps`.
+    """
+    if surface not in ("sphere", "ball"):
+        raise InputError(f"surface {surface!r} is unknown: choose sphere or ball.")
+    if surface == "ball":
+        return bim(model, x, y, target=target, eps=eps, step=step, steps=steps, norm="l2")
+    _check(model, x, y, target, "l2", eps=eps, step=step, steps=steps)
+    sign, labels = (1, y) if target is None else (-1, target)
+    x_adv = x.clone()
+    for _ in range(steps):
+        delta = x_adv + sign * step * _direction(_gradient(model, x_adv, labels), "l2") - x
+        x_adv = (x + eps * _direction(delta, "l2")).clamp(0, 1)
+    return x_adv
 
 
-def _project(delta: torch.Tensor, eps: float, norm: str) -> torch.Tensor:
-    if norm == "linf":
-        return delta.clamp(-eps, eps)
-    size = per_image(delta, lambda d: d.norm(dim=1))
-    return delta * (eps / size.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
-
-
-def per_image(x: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """`function` of the flattened images (n, m) -> (n,), shaped to multiply images."""
-    return function(x.flatten(1)).view(-1, *[1] * (x.dim() - 1))
-
-
-def _unit_ball(x: torch.Tensor, index: torch.Tensor, seed: int, norm: str) -> torch.Tensor:
-    """A point a image, uniform in the unit ball of the norm, from a generator keyed by (seed, index)."""
-    points = np.empty(x.shape)
-    for point, number in zip(points, index.tolist(), strict=True):
-        rng = np.random.default_rng([seed, 5, number])
-        if norm == "linf":
-            point[...] = rng.uniform(-1, 1, point.shape)
-        else:
-            point[...] = rng.standard_normal(point.shape)
-            point *= rng.random() ** (1 / point.size) / np.linalg.norm(point)
-    return torch.from_numpy(points).to(x)
-
-
-def _numbers(x: torch.Tensor, index: torch.Tensor | None) -> torch.Tensor:
-    return torch.arange(len(x)) if index is None else index
-
-
-def _check(model: nn.Module, x: torch.Tensor, y: torch.Tensor, target: torch.Tensor | None, norm: str, **sizes: float) -> None:
-    """One sentence for what would otherwise give a wrong picture without a word."""
-    if model.training:
-        raise InputError("The model is in train mode: call model.eval() first.")
-    if not x.is_floating_point() or x.dim() != 4:
-        raise InputError(f"x must be float images (n,c,h,w), but is {x.dtype} of shape {tuple(x.shape)}.")
-    low, high = (x.min().item(), x.max().item()) if x.numel() else (0.0, 0.0)
-    if not (low >= 0 and high <= 1):
-        raise InputError(f"x must lie in [0,1] but reaches from {low:.3g} to {high:.3g}: pass un-normalised images; the model normalises itself.")
-    for name, labels in (("y", y), ("target", target)):
-        if labels is not None and (labels.dtype != torch.int64 or labels.shape != (len(x),)):
-            raise InputError(f"{name} must hold {len(x)} int64 labels, but is {labels.dtype} of shape {tuple(labels.shape)}.")
-    if norm not in NORMS:
-        raise InputError(f"norm {norm!r} is unknown: choose one of {', '.join(NORMS)}.")
-    for name, size in sizes.items():
-        if not (np.isfinite(size) and size >= 0):
-            raise InputError(f"{name} must be finite and not negative, but is {size}.")
-
-
-ATTACKS: dict[str, Callable[..., torch.Tensor]] = {"fgsm": fgsm, "bim": bim, "pgd": pgd}
+ATTACKS: dict[str, Callable[..., torch.Tensor]] = {
+    "fgsm": fgsm, "bim": bim, "mim": mim, "pgd": pgd, "iterative_l2": iterative_l2, "carlini_wagner_l2": carlini_wagner_l2, "deepfool": deepfool,
+    "jsma": jsma, "ddn": ddn,
+}
 
 # The settings that the notebooks run, as data: attack, and knobs in [0,1] units. 000: paper 000, figure 4.
 SETTINGS: dict[str, dict] = {
