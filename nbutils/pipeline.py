@@ -151,7 +151,7 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
     """
     settings = attacks.settings(run.parameters["DATASET"])
     if backend == "cleverhans":
-        settings = attacks.CLEVERHANS_SETTINGS | {k: v for k, v in settings.items() if k in attacks.CLEVERHANS_SETTINGS}
+        settings = attacks.CLEVERHANS_SETTINGS | {k: v for k, v in settings.items() if k in attacks.CLEVERHANS_SETTINGS and "eps" in v}
     if name not in settings:
         raise InputError(f"Attack {name!r} is unknown: choose one of {', '.join(settings)}.")
     changed = {knob: value for knob, value in knobs.items() if value is not None}
@@ -296,12 +296,13 @@ def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: fl
     pairs = adversarial(run, attack, "test", **knobs)
 
     def make(folder: Path) -> tuple[dict, dict]:
-        keywords = {k: v for k, v in pairs.setting.items() if k != "attack"} | {"eps": 0.0}
-        nothing = lambda x: attacks.ATTACKS[pairs.setting["attack"]](  # noqa: E731
-            found.classifier, x, pairs.prediction, index=pairs.index, seed=run.seed, **keywords)
-        checks.null_attack(found, nothing, pairs.x)
         checks.sources_disjoint(_attacked(run, "train").index, pairs.index, _attacked(run, "train").x, _attacked(run, "test").x)
-        checks.attack_moves(pairs.x, pairs.x_adv, pairs.setting["eps"], pairs.setting.get("norm", "linf"))
+        if "eps" in pairs.setting:  # an attack without a budget has no null case, and no ball to stay in
+            keywords = {k: v for k, v in pairs.setting.items() if k != "attack"} | {"eps": 0.0}
+            nothing = lambda x: attacks.ATTACKS[pairs.setting["attack"]](  # noqa: E731
+                found.classifier, x, pairs.prediction, index=pairs.index, seed=run.seed, **keywords)
+            checks.null_attack(found, nothing, pairs.x)
+            checks.attack_moves(pairs.x, pairs.x_adv, pairs.setting["eps"], pairs.setting.get("norm", "linf"))
         return {}, checks.controls(found, pairs.x, pairs.x_adv, pairs.index, run.data.test, run.data.calibrate.pixels(),
                                    fpr=fpr, seed=run.seed)
 

@@ -220,7 +220,7 @@ def test_hard_cases_have_defined_results(name, case, net, images):
     ("deepfool", {"candidates": 1}, "candidates must be a whole number"), ("carlini_wagner_l2", {"steps": 0}, "steps must be a whole number"),
     ("ddn", {"levels": 1}, "levels must be 0"), ("jsma", {"outputs": "softmax"}, "jsma needs outputs"),
     ("jsma", {"theta": 0.0}, "theta other than 0"),
-    ("iterative_l2", {"eps": 1.0, "step": 0.1, "surface": "cube"}, "surface 'cube' is unknown"),
+    ("iterative_l2", {"eps": 1.0, "step": 0.1, "surface": "cube"}, "surface 'cube' with norm 'l2' is unknown"),
     ("mim", {"eps": 0.1, "step": 0.1, "decay": -1.0}, "decay must be finite and not negative"),
 ])
 def test_wrong_knobs_get_a_sentence(name, wrong, sentence, net, images):

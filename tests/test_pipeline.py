@@ -40,7 +40,7 @@ def test_the_corridor(smoke):
     base = pipeline.classifier(smoke)
     assert base.record["accuracy"] > 0.8 and not any(p.requires_grad for p in base.model.parameters())
     pairs = pipeline.adversarial(smoke, "bim")
-    assert pairs.record["success_rate"] > 0.5 and len(pairs.x) == 40 and pairs.x.dtype == torch.float32
+    assert pairs.record["success_rate"] > 0.3 and len(pairs.x) == 40 and pairs.x.dtype == torch.float32
     assert torch.equal(pairs.success, pairs.prediction_adv != pairs.prediction)
     assert torch.equal(models.predict(base.model, pairs.x_adv).argmax(1), pairs.prediction_adv)
     assert (pairs.record["forwards_per_image"], pairs.record["backwards_per_image"]) == (10, 10)
@@ -209,7 +209,7 @@ def test_editing_an_attack_remakes_what_depends_on_it_and_nothing_else(reference
     shutil.copytree(ROOT / "nbutils", tmp_path / "nbutils", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(reference[0], tmp_path / "out")
     here = {"cwd": tmp_path, "PYTHONPATH": str(tmp_path)}
-    source = tmp_path / "nbutils" / "attacks.py"
+    source = tmp_path / "nbutils" / "attacks" / "__init__.py"
     text = source.read_text()
     source.write_text(text.replace('    """Fast gradient sign method', '    """The fast gradient sign method').replace("# 000: paper", "# paper"))
     before = times(tmp_path / "out")
@@ -261,3 +261,13 @@ def test_paper_presets_take_a_few_steps(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("nbutils.train._constant", lambda *a: False)  # one epoch on sixteen images of noise says the same of all
     assert pipeline.classifier(run).record["architecture"] == presets.PRESETS[dataset]["paper"]["classifier"]
     assert pipeline.evaluation(run, "jsd", "pgd", "pgd").record["n"] == 3
+
+
+def test_minimal_attacks_go_through_the_corridor_with_their_controls(tmp_path):
+    run = configure(tmp_path)
+    run.preset |= {"attacked_train": 24, "attacked_test": 16, "detector_epochs": 1}
+    for name in ("deepfool", "ddn", "jsma", "mim", "iterative_l2", "carlini_wagner_l2"):
+        made = pipeline.adversarial(run, name)
+        assert made.record["success_rate"] > 0.3 and made.record["forwards_per_image"] > 1, name
+    found = pipeline.controls(run, "id", "deepfool")
+    assert 0 <= found["auroc"] <= 1 and found["n"] == 16

@@ -61,7 +61,7 @@ def test_backend_and_steps_belong_to_notebook_02(tmp_path):
     good = {**SMOKE, "OUT": str(tmp_path), "BACKEND": "cleverhans", "ATTACKS": ["carlini_wagner_l2"], "STEPS": 3}
     assert session.start("02_attacks", good).parameters["STEPS"] == 3
     for wrong, sentence in (({"BACKEND": "foolbox"}, "BACKEND must be"), ({"STEPS": -1}, "STEPS must be 0 or more"),
-                            ({"BACKEND": "nbutils"}, "ATTACKS holds 'carlini")):
+                            ({"ATTACKS": ["deepfool"]}, "ATTACKS holds 'deepfool'")):
         with pytest.raises(InputError, match=sentence):
             session.start("02_attacks", {**good, **wrong})
     with pytest.raises(InputError, match="'99_more' is unknown"):
