@@ -278,9 +278,8 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
     def make(folder: Path) -> tuple[dict, dict]:
         if trained:
             checks.sources_disjoint(_attacked(run, "train").index, pairs.index)
-        held = run.data.calibrate.pixels()
-        rows = {"clean": pairs.x, "adversarial": pairs.x_adv, "calibrate": held}
-        tensors = {what: torch.stack([detectors.scores(d, x) for d, _ in fitted]) for what, x in rows.items()}
+        tensors = {what: torch.stack([detectors.scores(d, x) for d, _ in fitted]) for what, x in (("clean", pairs.x), ("adversarial", pairs.x_adv))}
+        tensors["calibrate"] = torch.stack([_calibration(run, d, record.get("hash", name)) for d, record in fitted])
         record = metrics.evaluate(**tensors, success=pairs.success, decision=0.0 if trained else None, seed=run.seed)
         return {**tensors, "index": pairs.index}, {**record, "collapses": sum(r.get("collapses", 0) for _, r in fitted)}
 
@@ -288,6 +287,13 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
     code = (metrics.evaluate, detectors.scores, type(fitted[0][0]), Images, detectors.TRAINED.get(name) or detectors.SCALARS[name])
     return _step(run, "evaluation", f"{label}-x{fits}", make, arguments=arguments,
                  parents={"pairs": pairs.artifact, "classifier": classifier(run).artifact}, code=code)
+
+
+def _calibration(run: Run, found: detectors.Detector, key: str) -> torch.Tensor:
+    """Scores of the calibration images, computed once for all attacks that a detector is tested on."""
+    if ("calibrate", key) not in run.kept:
+        run.kept["calibrate", key] = detectors.scores(found, run.data.calibrate.pixels())
+    return run.kept["calibrate", key]
 
 
 def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: float | int | str | None) -> dict:
