@@ -80,6 +80,8 @@ def classifier(run: Run) -> Classifier:
     if not base:
         model.load_state_dict({k: v for k, v in artifact.tensors.items() if k != "test_logits"})
         models.check(model, run.data.test[:4].pixels(), len(run.data.classes))
+    if run.device.type == "cpu" and ":" not in architecture:  # convolutions are a fifth to a half faster so; a user's own may not take it
+        model.to(memory_format=torch.channels_last)
     run.kept["classifier"] = Classifier(model.requires_grad_(False), artifact.record, artifact)
     return run.kept["classifier"]
 
@@ -145,7 +147,7 @@ def _fresh(run: Run, architecture: str, dropout: float | None = None) -> nn.Modu
 
 
 def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbutils", **knobs: float | int | str | None) -> AdversarialSet:
-    """The images of a split attacked with the setting `name` of `attacks.SETTINGS`, any knob of it replaced by those given.
+    """The images of a split attacked with the setting `name` of `attacks.settings`, any knob of it replaced by those given.
 
     Made in chunks that are kept one by one, so a killed run goes on; a chunk that does not fit into memory is halved.
     """
@@ -155,17 +157,15 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
     if name not in settings:
         raise InputError(f"Attack {name!r} is unknown: choose one of {', '.join(settings)}.")
     changed = {knob: value for knob, value in knobs.items() if value is not None}
-    setting = {**settings[name], **changed}
-    if "steps" in setting and "steps" not in changed and name.startswith("pgd"):
-        setting["steps"] = run.preset["pgd_steps"]
+    setting = {**settings[name], **_of_preset(run, name, settings[name]), **changed}
     if "eps" in changed and "step" in setting and "step" not in changed:  # the step keeps its share of the budget
         setting["step"] = settings[name]["step"] * changed["eps"] / settings[name]["eps"]
-    keywords = {knob: value for knob, value in setting.items() if knob != "attack"}
+    keywords = {knob: value for knob, value in setting.items() if knob not in ("attack", "targeted")}
     attack = attacks.ATTACKS[setting["attack"]] if backend == "nbutils" else attacks.through_cleverhans(setting["attack"])
     images, base = _attacked(run, split), classifier(run)
 
     def make(folder: Path) -> tuple[dict, dict]:
-        return _attack_chunks(run, base, images, attack, keywords, folder, f"{name} on {split}")
+        return _attack_chunks(run, base, images, attack, keywords, folder, f"{name} on {split}", setting.get("targeted", False))
 
     arguments = {"setting": setting, "backend": backend, "images": artifacts.key_of(images.index), "seed": run.seed}
     arguments |= {"chunk": run.preset["chunk"]} if backend == "cleverhans" else {}  # its random start depends on the batch
@@ -179,6 +179,19 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
     return AdversarialSet(name, **{"target": None, **tensors}, record=record, artifact=artifact)
 
 
+def _of_preset(run: Run, name: str, setting: dict) -> dict:
+    """The knobs of a setting that the preset has the time for; none of a paper's own setting ("000.jsma")."""
+    steps = {"pgd": "pgd_steps", "carlini_wagner_l2": "search_steps", "ddn": "search_steps"}.get(setting["attack"])
+    if name[0].isdigit():
+        return {}
+    if "steps" in setting and steps and run.preset[steps]:
+        return {"steps": run.preset[steps]}
+    if setting["attack"] == "jsma" and run.preset["jsma_pairs"]:
+        values = (run.data.test if len(run.data.test) else run.data.train)[:1].pixels().numel()
+        return {"gamma": min(setting["gamma"], (2 * run.preset["jsma_pairs"] + 1) / values)}
+    return {}
+
+
 def _attacked(run: Run, split: str) -> Images:
     if split not in ("train", "test"):
         raise InputError(f"split {split!r} is unknown: choose train or test.")
@@ -188,16 +201,17 @@ def _attacked(run: Run, split: str) -> Images:
     return images[: n or None]
 
 
-def _attack_chunks(run: Run, base: Classifier, images: Images, attack: Callable, keywords: dict, folder: Path, what: str) -> tuple[dict, dict]:
+def _attack_chunks(run: Run, base: Classifier, images: Images, attack: Callable, keywords: dict, folder: Path, what: str,
+                   targeted: bool) -> tuple[dict, dict]:
     chunk, done, start, out_of_memory = run.preset["chunk"], [], 0, 0
-    key = artifacts.key_of(keywords, images.x, images.index, base.artifact.hash, attack, chunk, run.seed)
+    key = artifacts.key_of(keywords, images.x, images.index, base.artifact.hash, attack, chunk, run.seed, targeted)
     for start in run.progress(range(0, len(images), chunk), what):
         part = artifacts.find_part(folder, str(start), key)
         if part is None:
             rows, size = images[start:start + chunk], chunk
             while part is None:
                 try:
-                    pieces = [_attack_rows(run, base.model, rows[i:i + size], attack, keywords) for i in range(0, len(rows), size)]
+                    pieces = [_attack_rows(run, base.model, rows[i:i + size], attack, keywords, targeted) for i in range(0, len(rows), size)]
                     part = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
                 except torch.OutOfMemoryError as error:
                     if size == 1:
@@ -214,12 +228,15 @@ def _attack_chunks(run: Run, base: Classifier, images: Images, attack: Callable,
     return tensors, record
 
 
-def _attack_rows(run: Run, model: nn.Module, images: Images, attack: Callable, keywords: dict) -> dict[str, torch.Tensor]:
+def _attack_rows(run: Run, model: nn.Module, images: Images, attack: Callable, keywords: dict, targeted: bool) -> dict[str, torch.Tensor]:
     x = images.pixels()
-    prediction = models.predict(model, x).argmax(1)
+    logits = models.predict(model, x)
+    prediction, target = logits.argmax(1), None
+    if targeted:
+        target = attacks.other_labels(prediction, logits.shape[1], images.index, run.seed)
     counted = models.Counted(model)
     started = time.perf_counter()
-    x_adv = attack(counted, x, prediction, index=images.index, seed=run.seed, **keywords)
+    x_adv = attack(counted, x, prediction, target=target, index=images.index, seed=run.seed, **keywords)
     if x.is_cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
@@ -227,9 +244,10 @@ def _attack_rows(run: Run, model: nn.Module, images: Images, attack: Callable, k
         raise InputError("The attack made NaN of some images: the model's gradient is NaN or infinite there.")
     prediction_adv = models.predict(model, x_adv).argmax(1)
     cost = {"seconds": seconds, "forwards": counted.forwards, "backwards": counted.backwards}
+    reached = {"success": prediction_adv == target, "target": target} if targeted else {"success": prediction_adv != prediction}
     return {
-        "x": images.x, "y": images.y, "index": images.index, "prediction": prediction, "x_adv": x_adv, "prediction_adv": prediction_adv,
-        "success": prediction_adv != prediction, **{name: torch.tensor([value], dtype=torch.float64) for name, value in cost.items()},
+        "x": images.x, "y": images.y, "index": images.index, "prediction": prediction, "x_adv": x_adv.contiguous(), "prediction_adv": prediction_adv,
+        **reached, **{name: torch.tensor([value], dtype=torch.float64) for name, value in cost.items()},
     }
 
 

@@ -22,6 +22,8 @@ FIELDS = {
     "detector_epochs": "passes over clean and attacked images, detector",
     "detector_seeds": "detectors fitted for a main cell, each with a seed of its own",
     "pgd_steps": "gradient steps of PGD",
+    "search_steps": "gradient steps of each round of C&W's search, and of DDN (0: the setting's)",
+    "jsma_pairs": "pairs of values that JSMA may change (0: the setting's share of them)",
     "chunk": "images in a batch of an attack",
 }
 SWEEP = [0.3, 0.4, 0.5, 0.6, 0.7]  # paper 000's choice of dropout
@@ -37,13 +39,14 @@ def run_name(parameters: dict) -> str:
 
 def _preset(classifier: str, detector: str, **changes: object) -> dict:
     """A preset with the fields that most share: full width, the architecture's dropout, no refit, three detectors, 20 steps of PGD."""
-    shared = {"width": 1.0, "dropouts": [None], "refit": False, "train": 0, "test": 0, "detector_width": 1.0, "detector_seeds": 3, "pgd_steps": 20}
+    shared = {"width": 1.0, "dropouts": [None], "refit": False, "train": 0, "test": 0, "detector_width": 1.0, "detector_seeds": 3, "pgd_steps": 20,
+              "search_steps": 0, "jsma_pairs": 0}
     return {field: {**shared, "classifier": classifier, "detector": detector, **changes}[field] for field in FIELDS}
 
 
 _SMALL = {"train": 2000, "calibrate": 100, "test": 500, "attacked_train": 60, "attacked_test": 40, "detector_epochs": 4, "detector_seeds": 1,
-          "pgd_steps": 5, "chunk": 40}
-_PAPER = {"detector_seeds": 5, "pgd_steps": 40}
+          "pgd_steps": 5, "search_steps": 20, "jsma_pairs": 40, "chunk": 40}
+_PAPER = {"detector_seeds": 5, "pgd_steps": 40, "search_steps": 1000}
 PRESETS = {
     "digits": {
         "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 400, "test": 200}, epochs=4),
@@ -66,7 +69,7 @@ PRESETS = {
     },
     "cats_dogs": {
         "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 600, "calibrate": 40, "test": 100, "attacked_train": 30,
-                                                        "attacked_test": 20, "detector_epochs": 2, "pgd_steps": 3, "chunk": 20}, epochs=6),
+                                                        "attacked_test": 20, "detector_epochs": 2, "pgd_steps": 3, "jsma_pairs": 5, "chunk": 20}, epochs=6),
         "quick": _preset("vgg11", "vgg11", width=0.25, dropouts=[0.5], epochs=20, calibrate=200, attacked_train=200, attacked_test=100,
                          detector_width=0.25, detector_epochs=6, detector_seeds=1, chunk=50),
         "paper": _preset("assira_net", "assira_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=30, calibrate=200, attacked_train=1600,
@@ -74,13 +77,14 @@ PRESETS = {
     },
     "imagenet_subset": {
         "smoke": _preset("squeezenet1_1", "digits_net", **{**_SMALL, "train": 0, "calibrate": 0.02, "test": 60, "attacked_train": 20,
-                                                           "attacked_test": 16, "detector_epochs": 2, "pgd_steps": 3, "chunk": 8}, epochs=1),
+                                                           "attacked_test": 16, "detector_epochs": 2, "pgd_steps": 3, "search_steps": 3,
+                                                           "jsma_pairs": 3, "chunk": 8}, epochs=1),
         "quick": _preset("squeezenet1_1", "cifar_net", epochs=20, calibrate=0.1, attacked_train=60, attacked_test=40, detector_width=0.25,
-                         detector_epochs=8, detector_seeds=1, pgd_steps=10, chunk=20),
+                         detector_epochs=8, detector_seeds=1, pgd_steps=10, search_steps=20, jsma_pairs=50, chunk=20),
         "paper": _preset("vgg16", "vgg16", **_PAPER, epochs=90, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=100, chunk=50),
     },
     "folder": {
-        "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 0, "test": 0, "calibrate": 0.2, "pgd_steps": 3, "chunk": 20}, epochs=2),
+        "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 0, "test": 0, "calibrate": 0.2, "pgd_steps": 3, "jsma_pairs": 5, "chunk": 20}, epochs=2),
         "quick": _preset("cifar_net", "cifar_net", epochs=20, calibrate=0.2, attacked_train=0, attacked_test=0, detector_width=0.5,
                          detector_epochs=10, chunk=50),
         "paper": _preset("vgg11", "vgg11", **_PAPER, epochs=60, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=10, chunk=200),

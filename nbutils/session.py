@@ -155,13 +155,14 @@ def configure(notebook: str, parameters: dict) -> Run:
         raise InputError(f"DATASET {p['DATASET']!r} is unknown: choose one of {', '.join(data.DATASETS)}.")
     if p["PRESET"] not in PRESETS[p["DATASET"]]:
         raise InputError(f"PRESET {p['PRESET']!r} is unknown for {p['DATASET']}: choose one of {', '.join(PRESETS[p['DATASET']])}.")
-    settings = attacks.CLEVERHANS_SETTINGS if p.get("BACKEND") == "cleverhans" else attacks.SETTINGS
+    settings = attacks.CLEVERHANS_SETTINGS if p.get("BACKEND") == "cleverhans" else attacks.settings(p["DATASET"])
     if p["DATASET"] != "imagenet_subset" and (p["SOURCE"] or p["CLASSES"]):
         raise InputError(f"SOURCE and CLASSES choose pictures of imagenet_subset; DATASET is {p['DATASET']}.")
     for name, known in (("ATTACKS", settings), ("DETECTORS", detectors.TRAINED)):
         for item in p.get(name, []):
             if item not in known:
-                raise InputError(f"{name} holds {item!r}, which is unknown: choose among {', '.join(known)}.")
+                short = [choice for choice in known if not choice[0].isdigit()]  # without the papers' own
+                raise InputError(f"{name} holds {item!r}, which is unknown: choose among {', '.join(short)}.")
     preset = dict(PRESETS[p["DATASET"]][p["PRESET"]])
     if p["MODEL"] and ":" not in p["MODEL"] and p["MODEL"] not in networks.ARCHITECTURES:
         models.build(p["MODEL"], (1, 8, 8), 2)  # raises the sentence about unknown models

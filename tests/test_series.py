@@ -121,14 +121,14 @@ def test_seeds_are_put_together_with_means_and_intervals(series, tmp_path):
         shutil.copytree(series[0] / FOLDER / "results", out / f"digits-smoke-s{seed}" / "results")
     changed = out / "digits-smoke-s1" / "results" / "02_attacks.json"
     content = json.loads(changed.read_text())
-    first = content["tables"]["000.table4"][0]
+    first = content["tables"]["sizes"][0]
     content["key"]["value"], first["success"], before = 0.5, first["success"] - 0.1, first["success"]
     changed.write_text(json.dumps(content))
     target = runner.over_seeds([{**PARAMETERS, "OUT": str(out), "SEED": seed} for seed in (0, 1)], "02", say=lines.append)
     found = json.loads((target / "02_attacks.json").read_text())
-    row = found["tables"]["000.table4"][0]
-    assert target.parent.name == "digits-smoke-s0+1" and row["seeds"] == 2 and row["attack"] == first["attack"]
+    row = found["tables"]["sizes"][0]
+    assert target.parent.name == "digits-smoke-s0+1" and row["seeds"] == 2 and row["setting"] == first["setting"]
     assert row["success"] == pytest.approx(before - 0.05)
     half = 12.7062 * 0.1 / 2**0.5 / 2**0.5  # Student's t with one degree of freedom
     assert row["success_interval"] == pytest.approx([before - 0.05 - half, before - 0.05 + half], abs=1e-4)
-    assert "success_interval" not in found["tables"]["000.table4"][1] and re.search(r"02_attacks +fgsm success .* over 2 seeds", lines[0])
+    assert "success_interval" not in found["tables"]["sizes"][1] and re.search(r"02_attacks +fgsm success .* over 2 seeds", lines[0])

@@ -14,7 +14,8 @@ from torch import nn
 from nbutils import InputError
 from nbutils.attacks.base import _check, _direction, _gradient, _numbers, _project, _unit_ball, per_image
 from nbutils.attacks.minimal import carlini_wagner_l2, ddn, deepfool
-from nbutils.attacks.sparse import jsma
+from nbutils.attacks.settings import CLEVERHANS_SETTINGS, PHOTOGRAPHS, SETTINGS, settings
+from nbutils.attacks.sparse import jsma, other_labels
 
 
 def fgsm(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Tensor | None = None, index: torch.Tensor | None = None,
@@ -93,48 +94,11 @@ def iterative_l2(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: 
     return x_adv
 
 
+__all__ = ["ATTACKS", "CLEVERHANS_SETTINGS", "PHOTOGRAPHS", "SETTINGS", "other_labels", "per_image", "settings", "through_cleverhans"]
+
 ATTACKS: dict[str, Callable[..., torch.Tensor]] = {
     "fgsm": fgsm, "bim": bim, "mim": mim, "pgd": pgd, "iterative_l2": iterative_l2, "carlini_wagner_l2": carlini_wagner_l2, "deepfool": deepfool,
     "jsma": jsma, "ddn": ddn,
-}
-
-# The settings that the notebooks run, as data: attack, and knobs in [0,1] units. fgsm, bim, mim, deepfool_000: paper 000, figure 4; iterative_l2:
-# the first level of paper 002 on MNIST. C&W, DeepFool, DDN, JSMA: as many steps as two cores have time for.
-SETTINGS: dict[str, dict] = {
-    "fgsm": {"attack": "fgsm", "eps": 0.2},
-    "bim": {"attack": "bim", "eps": 0.15, "step": 0.015, "steps": 10},
-    "mim": {"attack": "mim", "eps": 0.15, "step": 0.015, "steps": 10, "decay": 1.0},
-    "pgd": {"attack": "pgd", "eps": 0.15, "step": 0.03, "steps": 20},
-    "pgd_l2": {"attack": "pgd", "norm": "l2", "eps": 3.0, "step": 0.6, "steps": 20},
-    "iterative_l2": {"attack": "iterative_l2", "norm": "l2", "eps": 1.0, "step": 0.1, "steps": 10, "surface": "sphere"},
-    "carlini_wagner_l2": {"attack": "carlini_wagner_l2", "search_steps": 3, "steps": 60, "lr": 0.01, "const": 0.1},
-    "deepfool": {"attack": "deepfool", "steps": 50},
-    "deepfool_000": {"attack": "deepfool", "steps": 2},
-    "jsma": {"attack": "jsma", "gamma": 0.145, "outputs": "probabilities"},
-    "ddn": {"attack": "ddn", "steps": 50},
-}
-# Photographs, as paper 000 has ASSIRA: an eighth of the size.
-PHOTOGRAPH_SETTINGS: dict[str, dict] = {
-    **SETTINGS,
-    "fgsm": {"attack": "fgsm", "eps": 0.025},
-    "bim": {"attack": "bim", "eps": 0.025, "step": 0.0025, "steps": 10},
-    "mim": {"attack": "mim", "eps": 0.025, "step": 0.0025, "steps": 10, "decay": 1.0},
-    "pgd": {"attack": "pgd", "eps": 0.025, "step": 0.005, "steps": 20},
-    "pgd_l2": {"attack": "pgd", "norm": "l2", "eps": 2.0, "step": 0.4, "steps": 20},
-    "jsma": {"attack": "jsma", "gamma": 0.025, "outputs": "probabilities"},
-}
-PHOTOGRAPHS = ("cats_dogs", "imagenet_subset", "folder")
-
-
-def settings(dataset: str) -> dict[str, dict]:
-    """The settings for a data set."""
-    return PHOTOGRAPH_SETTINGS if dataset in PHOTOGRAPHS else SETTINGS
-
-
-# What cleverhans 4.0.0 can run of these, and its C&W.
-CLEVERHANS_SETTINGS: dict[str, dict] = {
-    **{name: setting for name, setting in SETTINGS.items() if setting["attack"] in ("fgsm", "bim", "pgd")},
-    "carlini_wagner_l2": {"attack": "carlini_wagner_l2", "binary_search_steps": 3, "max_iterations": 60, "lr": 0.01},
 }
 
 

@@ -96,33 +96,45 @@ def deepfool(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torc
     out = x.clone()
     rows, origin, labels, total, x_adv = torch.arange(len(x), device=x.device), x, y, torch.zeros_like(x), x
     for step in range(steps + 1):
-        x_adv = x_adv.detach().requires_grad_()
-        with torch.enable_grad():
-            logits = model(x_adv)
-            inside = logits.argmax(1) == labels
-            if step == steps or not inside.any():
-                return out
-            backwards = min(candidates, logits.shape[1]) - 1
-            rows, origin, labels, total = (t[inside] for t in (rows, origin, labels, total))
-            x_adv, logits, inside = _unfinished(model, x_adv, logits, inside, backwards)
-            logits = logits[inside]
-            others = logits.detach().scatter(1, labels[:, None], -torch.inf).topk(backwards, 1).indices
-            ahead = logits.gather(1, others) - logits.gather(1, labels[:, None])  # (n,k) negative: how far each border is
-            gradients = [torch.autograd.grad(ahead[:, k].sum(), x_adv, retain_graph=k + 1 < backwards)[0][inside] for k in range(backwards)]
-        w, f = torch.stack(gradients, 1).flatten(2), ahead.detach()
+        part = max(1, math.ceil(len(rows) / (4 if step else 1)))  # those nearest to their border together: they finish together
+        found = [_borders(model, now, of, candidates, step < steps) for now, of in zip(x_adv.split(part), labels.split(part), strict=True)]
+        inside, f, w = (torch.cat(parts) for parts in zip(*found, strict=True))
+        if step == steps or not inside.any():
+            return out
+        rows, origin, labels, total = (t[inside] for t in (rows, origin, labels, total))
         scale = w.abs().amax(2, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)  # or squares of small gradients underflow
         norm = (w / scale).norm(dim=2) * scale[..., 0]
         distance = torch.where(norm > 0, f.abs() / norm, torch.inf)
         nearest = distance.argmin(1, keepdim=True)
-        length = distance.gather(1, nearest) + 1e-4 * (distance.gather(1, nearest) == 0)
+        length = distance.gather(1, nearest)
+        length = length + 1e-4 * (length == 0 if step == 0 else 1)  # later steps shrink below what the numbers' precision can take
         unit = (w / scale).gather(1, nearest[..., None].expand(-1, -1, w.shape[2]))[:, 0]
         unit = unit / unit.norm(dim=1, keepdim=True).clamp_min(torch.finfo(w.dtype).tiny)
         step_size = torch.where(length.isfinite(), length, 0)
         total = total + (step_size * unit).view_as(total)
+        order = length[:, 0].argsort()
+        rows, origin, labels, total = (t[order] for t in (rows, origin, labels, total))
         x_adv = (origin + (1 + overshoot) * total).clamp(0, 1)
         total = (x_adv - origin) / (1 + overshoot)  # what the box took away is no part of the perturbation
         out[rows] = x_adv
     return out
+
+
+def _borders(model: nn.Module, x: torch.Tensor, labels: torch.Tensor, candidates: int,
+             gradients: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Which images (n,) are still read as `labels`; and of those the lead (i,k) of each of the k nearest classes and its gradient (i,k,m)."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+        inside, k = logits.argmax(1) == labels, min(candidates, logits.shape[1]) - 1
+        if not gradients or not inside.any():
+            return inside, x.new_empty(0, k), x.new_empty(0, k, x[:1].numel())
+        x, logits, rows = _unfinished(model, x, logits, inside, k)
+        logits, labels = logits[rows], labels[inside]
+        others = logits.detach().scatter(1, labels[:, None], -torch.inf).topk(k, 1).indices
+        ahead = logits.gather(1, others) - logits.gather(1, labels[:, None])  # negative: how far each border is
+        w = [torch.autograd.grad(ahead[:, i].sum(), x, retain_graph=i + 1 < k)[0][rows].flatten(1) for i in range(k)]
+    return inside, ahead.detach(), torch.stack(w, 1)
 
 
 def ddn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Tensor | None = None, index: torch.Tensor | None = None,

@@ -27,7 +27,7 @@ def jsma(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Te
     _check(model, x, y, target, "linf", gamma=gamma)
     if outputs not in ("logits", "probabilities") or not (np.isfinite(theta) and theta != 0) or gamma > 1:
         raise InputError(f"jsma needs outputs 'logits' or 'probabilities', theta other than 0, gamma up to 1; got {outputs!r}, {theta}, {gamma}.")
-    out, free = x.clone(), (x < 1 if theta > 0 else x > 0).flatten(1)
+    out, free = x.clone(memory_format=torch.contiguous_format), (x < 1 if theta > 0 else x > 0).flatten(1)
     rows = torch.arange(len(x), device=x.device)
     most = int(x[:1].numel() * gamma / 2)
     for step in range(most + 1):
@@ -35,7 +35,7 @@ def jsma(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Te
         with torch.enable_grad():
             logits = model(now)
             if target is None:
-                target = _other(y, logits.shape[1], _numbers(x, index), seed)
+                target = other_labels(y, logits.shape[1], _numbers(x, index), seed)
             going = logits.argmax(1) != target[rows]
             if step == most or not going.any():
                 break
@@ -110,7 +110,7 @@ def _hardly_dominated(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return order[ordered < second]
 
 
-def _other(y: torch.Tensor, classes: int, index: torch.Tensor, seed: int) -> torch.Tensor:
-    """A label other than y, drawn for each image."""
+def other_labels(y: torch.Tensor, classes: int, index: torch.Tensor, seed: int) -> torch.Tensor:
+    """(n,) for each image a label other than `y`, drawn from (seed, index)."""
     shift = [int(np.random.default_rng([seed, 6, number]).integers(1, classes)) for number in index.tolist()]
     return (y + torch.tensor(shift, device=y.device)) % classes

@@ -1,0 +1,55 @@
+"""What an attack costs beside the least that it could: passes through the model counted, and their bare time."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import nn
+
+from nbutils.models import Counted
+
+
+def passes(attack: Callable[..., torch.Tensor], model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, batch: int = 0,
+           **knobs: object) -> tuple[int, int]:
+    """Forward and backward passes, in images, of an attack on x (n,c,h,w); in batches of so many images (0: all at once).
+
+    With `batch=1` no image waits for another and none is computed for nothing: the passes that are needed.
+    """
+    counted, index = Counted(model), knobs.pop("index", None)
+    index, target = torch.arange(len(x)) if index is None else index, knobs.pop("target", None)
+    for rows in torch.arange(len(x), device=x.device).split(batch or max(1, len(x))):
+        attack(counted, x[rows], y[rows], index=index[rows.cpu()], target=None if target is None else target[rows], **knobs)
+    return counted.forwards, counted.backwards
+
+
+def pass_excess(used: tuple[int, int], needed: tuple[int, int]) -> float:
+    """Passes used over passes needed, a forward counted like a backward."""
+    return sum(used) / sum(needed)
+
+
+def bare_seconds(model: nn.Module, x: torch.Tensor, repeats: int = 5) -> tuple[float, float]:
+    """Seconds an image of a forward pass and of the backward pass to the input, on this batch; the medians of `repeats`, after one more."""
+    forward, backward = [], []
+    for _ in range(repeats + 1):
+        now = x.detach().clone().requires_grad_()
+        times = [_clock(x)]
+        with torch.enable_grad():
+            logits = model(now)
+            times.append(_clock(x))
+            torch.autograd.grad(logits.sum(), now)
+        times.append(_clock(x))
+        forward.append(times[1] - times[0])
+        backward.append(times[2] - times[1])
+    return median(forward[1:]) / len(x), median(backward[1:]) / len(x)
+
+
+def overhead(seconds: float, needed: tuple[float, float], bare: tuple[float, float]) -> float:
+    """Seconds of an attack over its floor: the passes needed, forward and backward, at the bare seconds of each."""
+    return seconds / (needed[0] * bare[0] + needed[1] * bare[1])
+
+
+def _clock(x: torch.Tensor) -> float:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter()

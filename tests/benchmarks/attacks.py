@@ -1,0 +1,312 @@
+"""Our attacks beside foolbox, torchattacks, adversarial-robustness-toolbox, cleverhans and adversarial-library, in one process, run in pairs.
+
+The model is as a user has it after training: its parameters ask for gradients.
+`make bench` (or `python tests/benchmarks/attacks.py --nets cifar_net --attacks pgd,ddn`). Each peer runs right after ours, five times over; the
+ratio of the two is theirs alone. A peer whose first run takes more than a minute is "not timed, > 60 s". Results: OUT/bench/attacks.{json,md,png}.
+"""
+
+import argparse
+import copy
+import json
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from torch import nn
+
+from nbutils import attacks, models, pipeline, train, vision
+from nbutils.attacks import cost
+from nbutils.models import Counted
+from nbutils.session import DEFAULTS, configure
+
+LIMIT = 60  # seconds of one run
+PAIRS = 5
+EPS, STEP, EPS_L2, STEP_L2 = 8 / 255, 2 / 255, 0.5, 0.1
+ATTACKS = {
+    "fgsm": {"eps": EPS}, "bim": {"eps": EPS, "step": STEP, "steps": 10}, "mim": {"eps": EPS, "step": STEP, "steps": 10},
+    "pgd": {"eps": EPS, "step": STEP, "steps": 10}, "iterative_l2": {"eps": EPS_L2, "step": STEP_L2, "steps": 10, "surface": "ball"},
+    "carlini_wagner_l2": {"search_steps": 3, "steps": 20, "lr": 0.01, "const": 0.1}, "deepfool": {"steps": 50}, "ddn": {"steps": 20},
+    "jsma": {"gamma": 0.02},
+}
+SIZES = {"cifar_net": 128, "vgg11": 32}
+FEW = 4  # images of JSMA
+
+
+def networks_of(run, names):
+    """Paper 000's CIFAR net with its committed weights, and a VGG11 of 32 x 32, fitted for a minute where it was not yet."""
+    for name in names:
+        if name == "cifar_net":
+            yield name, pipeline.classifier(run).model.requires_grad_().to(memory_format=torch.contiguous_format)
+            continue
+        images, kept = run.data.train[:10_000], Path(run.folder) / "bench-vgg11.pt"
+        model = models.build("vgg11", run.data.shape, 10, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26)).to(run.device)
+        if kept.exists():
+            model.load_state_dict(torch.load(kept, weights_only=True))
+        else:
+            train.fit(model, images.x, images.y, groups=images.index, epochs=2, seed=0)
+            torch.save(model.state_dict(), kept)
+        yield name, model.eval().to(memory_format=torch.contiguous_format)
+
+
+# -- the peers: name -> attack -> a call with (x, y, target) ---------------------------------------------------------------------------
+
+
+def through_foolbox(model, device):
+    import foolbox
+    from foolbox import attacks as fa
+
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
+
+    def run(attack, eps=None):
+        return lambda x, y, _: attack(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=eps)[1]
+
+    steps = {"abs_stepsize": STEP, "steps": 10, "random_start": False}
+    return {
+        "fgsm": run(fa.LinfFastGradientAttack(), EPS), "bim": run(fa.LinfBasicIterativeAttack(**steps), EPS),
+        "mim": run(fa.LinfMomentumIterativeFastGradientMethod(**steps), EPS),
+        "pgd": run(fa.LinfProjectedGradientDescentAttack(abs_stepsize=STEP, steps=10), EPS),
+        "iterative_l2": run(fa.L2BasicIterativeAttack(abs_stepsize=STEP_L2, steps=10, random_start=False), EPS_L2),
+        "carlini_wagner_l2": run(fa.L2CarliniWagnerAttack(binary_search_steps=3, steps=20, stepsize=0.01, initial_const=0.1)),
+        "deepfool": run(fa.L2DeepFoolAttack(steps=50)), "ddn": run(fa.DDNAttack(steps=20)),
+    }
+
+
+def through_torchattacks(model, device):
+    import torchattacks as ta
+
+    def jsma(x, y, target):
+        attack = ta.JSMA(model, theta=1.0, gamma=ATTACKS["jsma"]["gamma"])
+        attack.set_mode_targeted_by_label(quiet=True)
+        return attack(x, target)
+
+    def run(kind, **knobs):
+        return lambda x, y, _: kind(model, **knobs)(x, y)
+
+    return {
+        "fgsm": run(ta.FGSM, eps=EPS), "bim": run(ta.BIM, eps=EPS, alpha=STEP, steps=10), "mim": run(ta.MIFGSM, eps=EPS, alpha=STEP, steps=10),
+        "pgd": run(ta.PGD, eps=EPS, alpha=STEP, steps=10), "iterative_l2": run(ta.PGDL2, eps=EPS_L2, alpha=STEP_L2, steps=10, random_start=False),
+        "carlini_wagner_l2": run(ta.CW, c=1, steps=60, lr=0.01), "deepfool": run(ta.DeepFool, steps=50), "jsma": jsma,
+    }
+
+
+def through_art(model, device):
+    import logging
+
+    from art.attacks import evasion as ae
+    from art.estimators.classification import PyTorchClassifier
+
+    logging.getLogger("art").setLevel(logging.ERROR)
+
+    def run(make, targeted=False):
+        def call(x, y, target):
+            wrapped = PyTorchClassifier(model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0, 1), device_type=x.device.type)
+            labels = torch.nn.functional.one_hot(target if targeted else y, 10).float().cpu().numpy()
+            return torch.from_numpy(make(wrapped).generate(x.cpu().numpy(), labels)).to(x)
+        return call
+
+    quiet = {"verbose": False}
+    return {
+        "fgsm": run(lambda c: ae.FastGradientMethod(c, eps=EPS, batch_size=128)),
+        "bim": run(lambda c: ae.BasicIterativeMethod(c, eps=EPS, eps_step=STEP, max_iter=10, batch_size=128, **quiet)),
+        "mim": run(lambda c: ae.MomentumIterativeMethod(c, eps=EPS, eps_step=STEP, max_iter=10, batch_size=128, **quiet)),
+        "pgd": run(lambda c: ae.ProjectedGradientDescent(c, eps=EPS, eps_step=STEP, max_iter=10, num_random_init=1, batch_size=128, **quiet)),
+        "iterative_l2": run(lambda c: ae.ProjectedGradientDescent(c, norm=2, eps=EPS_L2, eps_step=STEP_L2, max_iter=10, batch_size=128, **quiet)),
+        "carlini_wagner_l2": run(lambda c: ae.CarliniL2Method(c, binary_search_steps=3, max_iter=20, batch_size=128, initial_const=0.1, **quiet)),
+        "deepfool": run(lambda c: ae.DeepFool(c, max_iter=50, epsilon=0.02, nb_grads=10, batch_size=128, **quiet)),
+        "jsma": run(lambda c: ae.SaliencyMapMethod(c, theta=1.0, gamma=ATTACKS["jsma"]["gamma"], batch_size=4, **quiet), targeted=True),
+    }
+
+
+def through_cleverhans(model, device):
+    def run(name, **knobs):
+        attack = attacks.through_cleverhans(name)
+        return lambda x, y, _: attack(model, x, y, **knobs)
+
+    return {
+        "fgsm": run("fgsm", eps=EPS), "bim": run("bim", eps=EPS, step=STEP, steps=10), "pgd": run("pgd", eps=EPS, step=STEP, steps=10),
+        "iterative_l2": run("bim", eps=EPS_L2, step=STEP_L2, steps=10, norm="l2"),
+        "carlini_wagner_l2": run("carlini_wagner_l2", binary_search_steps=3, max_iterations=20, lr=0.01, initial_const=0.1),
+    }
+
+
+def through_adversarial_library(model, device):
+    sys.modules.setdefault("visdom", types.ModuleType("visdom"))  # its plotting server, which no attack needs
+    from adv_lib import attacks as al
+
+    return {
+        "pgd": lambda x, y, _: al.pgd_linf(model, x, y, EPS, steps=10, absolute_step_size=STEP),
+        "carlini_wagner_l2": lambda x, y, _: al.carlini_wagner_l2(model, x, y, binary_search_steps=3, max_iterations=20, initial_const=0.1),
+        "deepfool": lambda x, y, _: al.df(model, x, y, steps=50), "ddn": lambda x, y, _: al.ddn(model, x, y, steps=20),
+    }
+
+
+PEERS = {"foolbox": through_foolbox, "torchattacks": through_torchattacks, "ART": through_art, "cleverhans": through_cleverhans,
+         "adversarial-library": through_adversarial_library}
+
+
+# -- measuring ------------------------------------------------------------------------------------------------------------------------
+
+
+class Shared(Counted):
+    """Counted also where a library copies the model."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class TooSlowError(Exception):
+    """A run went on for more than LIMIT seconds."""
+
+
+def timed(call, *arguments):
+    def stop(*_):
+        raise TooSlowError
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+    try:
+        if arguments[0].is_cuda:
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        result = call(*arguments)
+        if arguments[0].is_cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started, result.detach()
+    finally:
+        signal.alarm(0)
+
+
+def quality(model, x, y, x_adv, target=None):
+    """Success, medians over all images (failures count as infinite), success after rounding to 8 bits, median lead of the wrong label."""
+    logits = models.predict(model, x_adv)
+    stored = models.predict(model, (x_adv * 255).round() / 255).argmax(1)
+    won = (logits.argmax(1) != y) if target is None else (logits.argmax(1) == target)
+    delta, lead = (x_adv - x).flatten(1), logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
+
+    def middle(sizes):
+        return torch.where(won, sizes, torch.inf).sort().values[len(won) // 2].item()
+
+    return {"success": won.float().mean().item(), "success_8bit": ((stored != y) if target is None else (stored == target)).float().mean().item(),
+            "l0": middle((delta != 0).float().mean(1)), "l2": middle(delta.norm(dim=1)), "linf": middle(delta.abs().amax(1)),
+            "margin": lead[won].median().item() if won.any() else None}
+
+
+def rows_of(net, model, x, y, name, peers):
+    """A row for ours, one for ours with channels-last, one a peer, of this attack on this net."""
+    knobs, target = ATTACKS[name], None
+    if name == "jsma":
+        x, y = x[:FEW], y[:FEW]
+        target = (y + 1) % 10
+    attack = attacks.ATTACKS[name]
+    shipped = copy.deepcopy(model).to(memory_format=torch.channels_last)
+
+    def ours(x, y, target, model=model):
+        return attack(model, x, y, target=target, **knobs)
+
+    alone = 1 if name in ("deepfool", "jsma") else 0  # the others' passes do not depend on what other images do
+    bare, needed = cost.bare_seconds(model, x), cost.passes(attack, model, x, y, batch=alone, target=target, **knobs)
+
+    def row(library, seconds, used, x_adv, ratios):
+        quartiles = np.quantile(ratios, [0.25, 0.5, 0.75]).round(3).tolist() if ratios else None
+        return {"net": net, "attack": name, "library": library, "n": len(x), "seconds": round(seconds, 4), "forwards": used[0] / len(x),
+                "backwards": used[1] / len(x), "pass_excess": round(cost.pass_excess(used, needed), 4),
+                "overhead": round(cost.overhead(seconds, needed, bare), 3), "ours_over_theirs": quartiles,
+                **quality(model, x, y, x_adv, target)}
+
+    timed(ours, x, y, target)
+    times = [timed(ours, x, y, target) for _ in range(PAIRS)]
+    yield row("ours", median(t for t, _ in times), cost.passes(attack, model, x, y, target=target, **knobs), times[0][1], [])
+    calls = {"ours, channels-last": (shipped, lambda x, y, target: ours(x, y, target, shipped))} if not x.is_cuda else {}
+    calls |= {library: (model, peer[name]) for library, peer in peers.items() if name in peer}
+    for library, (_, call) in calls.items():
+        try:
+            x_adv = timed(call, x, y, target)[1]
+            pairs = [(timed(ours, x, y, target)[0], timed(call, x, y, target)[0]) for _ in range(PAIRS)]
+            counted = Shared(model)
+            if library in PEERS:
+                counting = PEERS[library](counted, x.device)[name]
+                timed(counting, x, y, target)
+                used = counted.forwards, counted.backwards
+            else:
+                used = cost.passes(attack, shipped, x, y, target=target, **knobs)
+            yield row(library, median(theirs for _, theirs in pairs), used, x_adv, [mine / theirs for mine, theirs in pairs])
+        except TooSlowError:
+            yield {"net": net, "attack": name, "library": library, "n": len(x), "seconds": None, "note": f"not timed, > {LIMIT} s"}
+
+
+# -- the report -----------------------------------------------------------------------------------------------------------------------
+
+
+def table(rows):
+    head = ("net", "attack", "library", "n", "seconds", "forwards", "backwards", "pass_excess", "overhead", "ours_over_theirs", "success",
+            "success_8bit", "l0", "l2", "linf", "margin")
+
+    def cell(value):
+        if isinstance(value, list):
+            return f"{value[1]:.2f} ({value[0]:.2f}-{value[2]:.2f})"
+        return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(cell(row.get(name, row.get("note") if name == "seconds" else None)) for name in head) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows, file):
+    import matplotlib
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    nets = list(dict.fromkeys(row["net"] for row in rows))
+    figure, axes = plt.subplots(1, len(nets), figsize=(6 * len(nets), 4.2), sharey=True, squeeze=False, layout="constrained")
+    for axis, net in zip(axes[0], nets, strict=True):
+        for library in ("ours, channels-last", *PEERS):
+            points = [(i, row) for i, name in enumerate(ATTACKS) for row in rows
+                      if (row["net"], row["attack"], row["library"]) == (net, name, library) and row.get("ours_over_theirs")]
+            axis.plot([i for i, _ in points], [1 / row["ours_over_theirs"][1] for _, row in points], "o", label=library)
+        axis.axhline(1, color="black", lw=1)
+        axis.set(yscale="log", title=net, xticks=range(len(ATTACKS)))
+        axis.set_xticklabels(ATTACKS, rotation=40, ha="right")
+    axes[0, 0].set_ylabel("seconds / ours (above the line: slower than ours)")
+    axes[0, -1].legend(fontsize=8)
+    figure.savefig(file, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nets", default=",".join(SIZES))
+    parser.add_argument("--attacks", default=",".join(ATTACKS))
+    parser.add_argument("--out", default="runs")
+    parser.add_argument("--device", default="auto")
+    chosen = parser.parse_args()
+    vision.torchvision()  # repaired before a peer imports it
+    run = configure("02_attacks", {**DEFAULTS, "DATASET": "cifar10", "PRESET": "quick", "OUT": chosen.out, "DEVICE": chosen.device})
+    torch.manual_seed(0)
+    rows, folder = [], Path(chosen.out) / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    for net, model in networks_of(run, chosen.nets.split(",")):
+        images = run.data.test[:1000]
+        images = images[(models.predict(model, images.x).argmax(1) == images.y).nonzero()[: SIZES[net], 0]]
+        peers = {}
+        for library, make in PEERS.items():
+            try:
+                peers[library] = make(model, run.device)
+            except ImportError as error:
+                print(f"{library} is not here: {error}")
+        for name in chosen.attacks.split(","):
+            for row in rows_of(net, model, images.pixels(), images.y, name, peers):
+                rows.append(row)
+                print(table([row]).splitlines()[-1], flush=True)
+    record = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(run.device), "rows": rows}
+    (folder / "attacks.json").write_text(json.dumps(record, indent=1))
+    (folder / "attacks.md").write_text(table(rows))
+    figure(rows, folder / "attacks.png")
+    print(f"{folder}/attacks.json, .md and .png")
+
+
+if __name__ == "__main__":
+    main()
