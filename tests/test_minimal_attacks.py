@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 from torch import nn
 
 from nbutils import InputError, attacks, models
-from nbutils.attacks.sparse import _hardly_dominated, best_pairs
+from nbutils.attacks.sparse import _hardly_dominated, _two_largest, best_pairs
 from tests.conftest import Linear
 
 KNOBS = {
@@ -128,13 +128,25 @@ def test_pairs_equal_brute_force_on_ten_thousand_cases_with_ties(monkeypatch):
         if case % 3 == 0:
             b = -a
         free = torch.rand(100, m, generator=rng) > 0.2
-        pairs, valid = best_pairs(a, b, free)
+        pairs, valid = best_pairs(a, b, free) if case % 6 else _two_largest(a, free)
         for i in range(100):
             best, pair = brute_force(a[i].tolist(), b[i].tolist(), free[i].tolist())
             assert bool(valid[i]) == (pair is not None)
             if pair:
                 p, q = pairs[i].tolist()
                 assert p != q and free[i, p] and free[i, q] and -(a[i, p] + a[i, q]) * (b[i, p] + b[i, q]) == best
+
+
+def test_deepfool_does_not_stall_where_a_float_cannot_take_the_step():
+    """A border at which the lead is a square: each step halves the way, and the last ones round to nothing."""
+    class Flattening(torch.nn.Module):
+        def forward(self, z):
+            way = z.flatten(1).sum(1) - 8.5
+            return torch.stack([way * way.abs(), torch.zeros_like(way)], 1)
+
+    x = torch.full((3, 1, 4, 4), 0.6) + torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(0)) / 10
+    y, model = torch.zeros(3, dtype=torch.long), Flattening().eval()
+    assert (model(attacks.deepfool(model, x, y)).argmax(1) == 1).all()
 
 
 def test_the_skyline_is_small_and_keeps_the_best_pair_of_a_photograph():

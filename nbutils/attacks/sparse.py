@@ -44,10 +44,10 @@ def jsma(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Te
             logits = logits[going]
             z = (logits if outputs == "logits" else logits.log_softmax(1)).gather(1, target[rows][:, None])
             a = torch.autograd.grad(z.sum(), now, retain_graph=outputs == "logits")[0][going].flatten(1)
-            b = torch.autograd.grad(logits.sum(), now)[0][going].flatten(1) - a if outputs == "logits" else -a
+            b = torch.autograd.grad(logits.sum(), now)[0][going].flatten(1) - a if outputs == "logits" else -a  # probabilities sum to one
         if theta < 0:
             a, b = -a, -b
-        pairs, valid = best_pairs(a, b, free[rows])
+        pairs, valid = best_pairs(a, b, free[rows]) if outputs == "logits" else _two_largest(a, free[rows])
         rows, pairs = rows[valid], pairs[valid]
         if not len(rows):
             break
@@ -97,6 +97,14 @@ def best_pairs(a: torch.Tensor, b: torch.Tensor, free: torch.Tensor) -> tuple[to
             pairs[i, 0], pairs[i, 1] = place
             valid[i] = True
     return pairs, valid
+
+
+def _two_largest(a: torch.Tensor, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`best_pairs` where b = -a: the score is (a_p + a_q)^2."""
+    if a.shape[1] < 2:
+        return torch.zeros(len(a), 2, dtype=torch.long, device=a.device), torch.zeros(len(a), dtype=torch.bool, device=a.device)
+    top = a.masked_fill(~free, -torch.inf).topk(2, 1)
+    return top.indices, top.values.sum(1) > 0
 
 
 def _hardly_dominated(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
