@@ -69,7 +69,8 @@ PRESETS = {
     },
     "cats_dogs": {
         "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 600, "calibrate": 40, "test": 100, "attacked_train": 30,
-                                                        "attacked_test": 20, "detector_epochs": 2, "pgd_steps": 3, "jsma_pairs": 5, "chunk": 20}, epochs=6),
+                                                        "attacked_test": 20, "detector_epochs": 2, "pgd_steps": 3, "jsma_pairs": 5,
+                                                        "chunk": 20}, epochs=6),
         "quick": _preset("vgg11", "vgg11", width=0.25, dropouts=[0.5], epochs=20, calibrate=200, attacked_train=200, attacked_test=100,
                          detector_width=0.25, detector_epochs=6, detector_seeds=1, chunk=50),
         "paper": _preset("assira_net", "assira_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=30, calibrate=200, attacked_train=1600,
@@ -84,7 +85,8 @@ PRESETS = {
         "paper": _preset("vgg16", "vgg16", **_PAPER, epochs=90, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=100, chunk=50),
     },
     "folder": {
-        "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 0, "test": 0, "calibrate": 0.2, "pgd_steps": 3, "jsma_pairs": 5, "chunk": 20}, epochs=2),
+        "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 0, "test": 0, "calibrate": 0.2, "pgd_steps": 3, "jsma_pairs": 5,
+                                                  "chunk": 20}, epochs=2),
         "quick": _preset("cifar_net", "cifar_net", epochs=20, calibrate=0.2, attacked_train=0, attacked_test=0, detector_width=0.5,
                          detector_epochs=10, chunk=50),
         "paper": _preset("vgg11", "vgg11", **_PAPER, epochs=60, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=10, chunk=200),
