@@ -1,4 +1,4 @@
-# make run | test | lab | render; variables: DATASET PRESET SEED (one, or a list: SEED="0 1 2") NOTEBOOKS OUT DEVICE
+# make run | test | lab | render | bench; variables: DATASET PRESET SEED (one, or a list: SEED="0 1 2") NOTEBOOKS OUT DEVICE
 PYTHON ?= python3
 DATASET ?= digits
 PRESET ?= quick
@@ -21,6 +21,11 @@ lab: .venv/ready
 render: .venv/ready
 	$(BIN)/python -m nbutils render
 
+bench: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -r tests/benchmarks/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
+	$(BIN)/python tests/benchmarks/attacks.py --out $(OUT) --device $(DEVICE)
+
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -31,4 +36,4 @@ render: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-.PHONY: run test lab render
+.PHONY: run test lab render bench

@@ -46,7 +46,7 @@ def _preset(classifier: str, detector: str, **changes: object) -> dict:
 
 _SMALL = {"train": 2000, "calibrate": 100, "test": 500, "attacked_train": 60, "attacked_test": 40, "detector_epochs": 4, "detector_seeds": 1,
           "pgd_steps": 5, "search_steps": 20, "jsma_pairs": 40, "chunk": 40}
-_PAPER = {"detector_seeds": 5, "pgd_steps": 40, "search_steps": 1000}
+_PAPER = {"detector_seeds": 5, "pgd_steps": 40, "search_steps": 200}
 PRESETS = {
     "digits": {
         "smoke": _preset("digits_net", "digits_net", **{**_SMALL, "train": 400, "test": 200}, epochs=4),

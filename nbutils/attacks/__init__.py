@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nbutils import InputError
-from nbutils.attacks.base import _check, _direction, _gradient, _numbers, _project, _unit_ball, per_image
+from nbutils.attacks.base import _check, _direction, _gradient, _numbers, _step, _unit_ball, per_image
 from nbutils.attacks.minimal import carlini_wagner_l2, ddn, deepfool
 from nbutils.attacks.settings import CLEVERHANS_SETTINGS, PHOTOGRAPHS, SETTINGS, settings
 from nbutils.attacks.sparse import jsma, other_labels
@@ -43,8 +43,7 @@ def pgd(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Ten
         x_adv = (x + eps * _unit_ball(x, _numbers(x, index), seed, norm)).clamp(0, 1)
     for _ in range(steps):
         gradient = _gradient(model, x_adv, labels)
-        x_adv = (x_adv + sign * step * _direction(gradient, norm)).clamp(0, 1)
-        x_adv = (x + _project(x_adv - x, eps, norm)).clamp(0, 1)
+        x_adv = _step(x, x_adv, sign * step * _direction(gradient, norm), eps, norm)
     return x_adv
 
 
@@ -67,8 +66,7 @@ def mim(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Ten
     for _ in range(steps):
         gradient = _gradient(model, x_adv, labels)
         momentum = decay * momentum + gradient / per_image(gradient, lambda g: g.abs().mean(1)).clamp_min(torch.finfo(x.dtype).tiny)
-        x_adv = (x_adv + sign * step * _direction(momentum, norm)).clamp(0, 1)
-        x_adv = (x + _project(x_adv - x, eps, norm)).clamp(0, 1)
+        x_adv = _step(x, x_adv, sign * step * _direction(momentum, norm), eps, norm)
     return x_adv
 
 
@@ -114,6 +112,7 @@ def through_cleverhans(attack: str) -> Callable[..., torch.Tensor]:
         raise InputError(f"cleverhans 4.0.0 has no {attack}: use BACKEND = 'nbutils'.")
 
     def run(model, x, y, *, target=None, index=None, seed=0, norm="linf", **knobs):
+        """The library's attack by our contract; `knobs` are ours, of C&W the library's."""
         import copy
 
         from cleverhans.torch.attacks.carlini_wagner_l2 import carlini_wagner_l2

@@ -47,6 +47,12 @@ def _project(delta: torch.Tensor, eps: float, norm: str) -> torch.Tensor:
     return delta * (eps / size.clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
 
 
+def _step(x: torch.Tensor, x_adv: torch.Tensor, move: torch.Tensor, eps: float, norm: str) -> torch.Tensor:
+    """`x_adv` moved, then brought back into the box and the ball of radius `eps` around `x`."""
+    x_adv = (x_adv + move).clamp(0, 1)
+    return (x + _project(x_adv - x, eps, norm)).clamp(0, 1)
+
+
 def per_image(x: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """`function` of the flattened images (n, m) -> (n,), shaped to multiply images."""
     return function(x.flatten(1)).view(-1, *[1] * (x.dim() - 1))

@@ -8,6 +8,7 @@ ratio of the two is theirs alone. A peer whose first run takes more than a minut
 import argparse
 import copy
 import json
+import resource
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 
 from nbutils import attacks, models, pipeline, train, vision
-from nbutils.attacks import cost
+from nbutils.attacks import cost, sparse
 from nbutils.models import Counted
 from nbutils.session import DEFAULTS, configure
 
@@ -239,6 +240,26 @@ def rows_of(net, model, x, y, name, peers):
             yield {"net": net, "attack": name, "library": library, "n": len(x), "seconds": None, "note": f"not timed, > {LIMIT} s"}
 
 
+def photograph():
+    """The pair search of one JSMA step on 224x224x3 beside the step's gradients, by the logits of a SqueezeNet 1.1 (random weights)."""
+    model = models.build("squeezenet1_1", (3, 224, 224), 10).requires_grad_(False)
+    found = []
+    for seed in range(PAIRS):
+        x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        with torch.enable_grad():
+            logits = model(x)
+            a = torch.autograd.grad(logits[:, 0].sum(), x, retain_graph=True)[0].flatten(1)
+            b = torch.autograd.grad(logits.sum(), x)[0].flatten(1) - a
+        middle = time.perf_counter()
+        sparse.best_pairs(a, b, x.detach().flatten(1) < 1)
+        ended = time.perf_counter()
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+        found.append(((ended - started) / (middle - started), grown))
+    return {"step_over_gradients": median(ratio for ratio, _ in found), "grown_GiB": max(grown for _, grown in found),
+            "peak_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+
+
 # -- the report -----------------------------------------------------------------------------------------------------------------------
 
 
@@ -286,7 +307,8 @@ def main():
     vision.torchvision()  # repaired before a peer imports it
     run = configure("02_attacks", {**DEFAULTS, "DATASET": "cifar10", "PRESET": "quick", "OUT": chosen.out, "DEVICE": chosen.device})
     torch.manual_seed(0)
-    rows, folder = [], Path(chosen.out) / "bench"
+    rows, folder, step = [], Path(chosen.out) / "bench", photograph()
+    print("one JSMA step at 224x224x3:", step, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     for net, model in networks_of(run, chosen.nets.split(",")):
         images = run.data.test[:1000]
@@ -301,7 +323,7 @@ def main():
             for row in rows_of(net, model, images.pixels(), images.y, name, peers):
                 rows.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
-    record = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(run.device), "rows": rows}
+    record = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(run.device), "jsma_224": step, "rows": rows}
     (folder / "attacks.json").write_text(json.dumps(record, indent=1))
     (folder / "attacks.md").write_text(table(rows))
     figure(rows, folder / "attacks.png")
