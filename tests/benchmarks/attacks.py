@@ -31,7 +31,7 @@ EPS, STEP, EPS_L2, STEP_L2 = 8 / 255, 2 / 255, 0.5, 0.1
 ATTACKS = {
     "fgsm": {"eps": EPS}, "bim": {"eps": EPS, "step": STEP, "steps": 10}, "mim": {"eps": EPS, "step": STEP, "steps": 10},
     "pgd": {"eps": EPS, "step": STEP, "steps": 10}, "iterative_l2": {"eps": EPS_L2, "step": STEP_L2, "steps": 10, "surface": "ball"},
-    "carlini_wagner_l2": {"search_steps": 3, "steps": 20, "lr": 0.01, "const": 0.1}, "deepfool": {"steps": 50}, "ddn": {"steps": 20},
+    "carlini_wagner_l2": {"search_steps": 3, "steps": 20, "lr": 0.1, "const": 1.0}, "deepfool": {"steps": 50}, "ddn": {"steps": 20},
     "jsma": {"gamma": 0.02},
 }
 SIZES = {"cifar_net": 128, "vgg11": 32}
@@ -72,7 +72,7 @@ def through_foolbox(model, device):
         "mim": run(fa.LinfMomentumIterativeFastGradientMethod(**steps), EPS),
         "pgd": run(fa.LinfProjectedGradientDescentAttack(abs_stepsize=STEP, steps=10), EPS),
         "iterative_l2": run(fa.L2BasicIterativeAttack(abs_stepsize=STEP_L2, steps=10, random_start=False), EPS_L2),
-        "carlini_wagner_l2": run(fa.L2CarliniWagnerAttack(binary_search_steps=3, steps=20, stepsize=0.01, initial_const=0.1)),
+        "carlini_wagner_l2": run(fa.L2CarliniWagnerAttack(binary_search_steps=3, steps=20, stepsize=0.1, initial_const=1.0)),
         "deepfool": run(fa.L2DeepFoolAttack(steps=50)), "ddn": run(fa.DDNAttack(steps=20)),
     }
 
@@ -91,7 +91,7 @@ def through_torchattacks(model, device):
     return {
         "fgsm": run(ta.FGSM, eps=EPS), "bim": run(ta.BIM, eps=EPS, alpha=STEP, steps=10), "mim": run(ta.MIFGSM, eps=EPS, alpha=STEP, steps=10),
         "pgd": run(ta.PGD, eps=EPS, alpha=STEP, steps=10), "iterative_l2": run(ta.PGDL2, eps=EPS_L2, alpha=STEP_L2, steps=10, random_start=False),
-        "carlini_wagner_l2": run(ta.CW, c=1, steps=60, lr=0.01), "deepfool": run(ta.DeepFool, steps=50), "jsma": jsma,
+        "carlini_wagner_l2": run(ta.CW, c=1, steps=60, lr=0.1), "deepfool": run(ta.DeepFool, steps=50), "jsma": jsma,
     }
 
 
@@ -117,7 +117,8 @@ def through_art(model, device):
         "mim": run(lambda c: ae.MomentumIterativeMethod(c, eps=EPS, eps_step=STEP, max_iter=10, batch_size=128, **quiet)),
         "pgd": run(lambda c: ae.ProjectedGradientDescent(c, eps=EPS, eps_step=STEP, max_iter=10, num_random_init=1, batch_size=128, **quiet)),
         "iterative_l2": run(lambda c: ae.ProjectedGradientDescent(c, norm=2, eps=EPS_L2, eps_step=STEP_L2, max_iter=10, batch_size=128, **quiet)),
-        "carlini_wagner_l2": run(lambda c: ae.CarliniL2Method(c, binary_search_steps=3, max_iter=20, batch_size=128, initial_const=0.1, **quiet)),
+        "carlini_wagner_l2": run(lambda c: ae.CarliniL2Method(c, binary_search_steps=3, max_iter=20, batch_size=128, learning_rate=0.1,
+                                                                initial_const=1.0, **quiet)),
         "deepfool": run(lambda c: ae.DeepFool(c, max_iter=50, epsilon=0.02, nb_grads=10, batch_size=128, **quiet)),
         "jsma": run(lambda c: ae.SaliencyMapMethod(c, theta=1.0, gamma=ATTACKS["jsma"]["gamma"], batch_size=4, **quiet), targeted=True),
     }
@@ -131,7 +132,7 @@ def through_cleverhans(model, device):
     return {
         "fgsm": run("fgsm", eps=EPS), "bim": run("bim", eps=EPS, step=STEP, steps=10), "pgd": run("pgd", eps=EPS, step=STEP, steps=10),
         "iterative_l2": run("bim", eps=EPS_L2, step=STEP_L2, steps=10, norm="l2"),
-        "carlini_wagner_l2": run("carlini_wagner_l2", binary_search_steps=3, max_iterations=20, lr=0.01, initial_const=0.1),
+        "carlini_wagner_l2": run("carlini_wagner_l2", binary_search_steps=3, max_iterations=20, lr=0.1, initial_const=1.0),
     }
 
 
@@ -141,7 +142,8 @@ def through_adversarial_library(model, device):
 
     return {
         "pgd": lambda x, y, _: al.pgd_linf(model, x, y, EPS, steps=10, absolute_step_size=STEP),
-        "carlini_wagner_l2": lambda x, y, _: al.carlini_wagner_l2(model, x, y, binary_search_steps=3, max_iterations=20, initial_const=0.1),
+        "carlini_wagner_l2": lambda x, y, _: al.carlini_wagner_l2(model, x, y, binary_search_steps=3, max_iterations=20, learning_rate=0.1,
+                                                                     initial_const=1.0),
         "deepfool": lambda x, y, _: al.df(model, x, y, steps=50), "ddn": lambda x, y, _: al.ddn(model, x, y, steps=20),
     }
 
