@@ -38,9 +38,10 @@ class TestNotebook:
         (cell,) = tagged(path, "parameters")
         lines = [line for line in "".join(cell["source"]).splitlines() if line]
         tree = ast.parse("\n".join(lines)).body
-        assert len(tree) == len(lines)
+        assert sum(node.end_lineno - node.lineno + 1 for node in tree) == len(lines)
         names = []
-        for node, line in zip(tree, lines, strict=True):
+        for node in tree:
+            line = lines[node.end_lineno - 1]
             assert isinstance(node, ast.AnnAssign) and re.search(r"  # .{5,}", line), line
             value, kind = ast.literal_eval(node.value), ast.unparse(node.annotation)
             declared = session.PARAMETERS[node.target.id][0]
