@@ -296,22 +296,18 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
     def make(folder: Path) -> tuple[dict, dict]:
         if trained:
             checks.sources_disjoint(_attacked(run, "train").index, pairs.index)
-        tensors = {what: torch.stack([detectors.scores(d, x) for d, _ in fitted]) for what, x in (("clean", pairs.x), ("adversarial", pairs.x_adv))}
-        tensors["calibrate"] = torch.stack([_calibration(run, d, record.get("hash", name)) for d, record in fitted])
+        several, keys = [fit for fit, _ in fitted], tuple(record.get("hash", name) for _, record in fitted)
+        if ("calibrate", keys) not in run.kept:  # once for all attacks that they are tested on
+            run.kept["calibrate", keys] = detectors.scores_of(several, run.data.calibrate.pixels())
+        tensors = {what: detectors.scores_of(several, x) for what, x in (("clean", pairs.x), ("adversarial", pairs.x_adv))}
+        tensors["calibrate"] = run.kept["calibrate", keys]
         record = metrics.evaluate(**tensors, success=pairs.success, decision=0.0 if trained else None, seed=run.seed)
         return {**tensors, "index": pairs.index}, {**record, "collapses": sum(r.get("collapses", 0) for _, r in fitted)}
 
     label = "-".join([name, *([fit_attack] if trained else []), *(f"{k}{v}" for k, v in (fit_knobs or {}).items()), "on", pairs.artifact.path.name])
-    code = (metrics.evaluate, detectors.scores, type(fitted[0][0]), Images, detectors.TRAINED.get(name) or detectors.SCALARS[name])
+    code = (metrics.evaluate, detectors.scores_of, type(fitted[0][0]), Images, detectors.TRAINED.get(name) or detectors.SCALARS[name])
     return _step(run, "evaluation", f"{label}-x{fits}", make, arguments=arguments,
                  parents={"pairs": pairs.artifact, "classifier": classifier(run).artifact}, code=code)
-
-
-def _calibration(run: Run, found: detectors.Detector, key: str) -> torch.Tensor:
-    """Scores of the calibration images, computed once for all attacks that a detector is tested on."""
-    if ("calibrate", key) not in run.kept:
-        run.kept["calibrate", key] = detectors.scores(found, run.data.calibrate.pixels())
-    return run.kept["calibrate", key]
 
 
 def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: float | int | str | None) -> dict:
@@ -322,7 +318,7 @@ def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: fl
     def make(folder: Path) -> tuple[dict, dict]:
         checks.sources_disjoint(_attacked(run, "train").index, pairs.index, _attacked(run, "train").x, _attacked(run, "test").x)
         if "eps" in pairs.setting:  # an attack without a budget has no null case, and no ball to stay in
-            keywords = {k: v for k, v in pairs.setting.items() if k != "attack"} | {"eps": 0.0}
+            keywords = {k: v for k, v in pairs.setting.items() if k not in ("attack", "targeted")} | {"eps": 0.0}
             nothing = lambda x: attacks.ATTACKS[pairs.setting["attack"]](  # noqa: E731
                 found.classifier, x, pairs.prediction, index=pairs.index, seed=run.seed, **keywords)
             checks.null_attack(found, nothing, pairs.x)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from nbutils import InputError
 from nbutils.detectors import scalars
-from nbutils.detectors.base import Detector, scores
+from nbutils.detectors.base import Detector, scores, scores_of
 from nbutils.detectors.network import Network, image, image_and_jacobian
 from nbutils.detectors.scalars import Scalar
 
@@ -29,4 +29,4 @@ def build(name: str, classifier) -> Detector:
     return DETECTORS[name](classifier)
 
 
-__all__ = ["DETECTORS", "SCALARS", "TRAINED", "Detector", "Network", "Scalar", "build", "scores"]
+__all__ = ["DETECTORS", "SCALARS", "TRAINED", "Detector", "Network", "Scalar", "build", "scores", "scores_of"]

@@ -1,5 +1,7 @@
 """What every detector can do."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -14,8 +16,11 @@ class Detector:
     def __init__(self, classifier: nn.Module) -> None:
         self.classifier, self.threshold = classifier, 0.0
 
-    def score(self, x: torch.Tensor) -> torch.Tensor:
-        """(n,) continuous, higher = adversarial; differentiable to `x` where `differentiable` says so."""
+    def look(self, x: torch.Tensor) -> torch.Tensor | None:
+        """What all detectors of this kind compute first of the images, handed to their `score`; None where there is no such thing."""
+
+    def score(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
+        """(n,) continuous, higher = adversarial; differentiable to `x` where `differentiable` says so. `seen` is what `look` gave for `x`."""
         raise NotImplementedError
 
     def calibrate(self, clean: torch.Tensor, fpr: float) -> float:
@@ -37,10 +42,19 @@ def threshold_at(clean_scores: torch.Tensor, fpr: float) -> float:
     return ordered[len(ordered) - 1 - flagged].item()
 
 
-@torch.no_grad()
 def scores(detector: Detector, x: torch.Tensor, *, batch: int = 256) -> torch.Tensor:
     """Scores (n,) of images (n,c,h,w) in batches, float32, without a graph."""
-    found = torch.cat([detector.score(part).detach().float() for part in x.split(batch)])
+    return scores_of([detector], x, batch=batch)[0]
+
+
+@torch.no_grad()
+def scores_of(fits: Sequence[Detector], x: torch.Tensor, *, batch: int = 256) -> torch.Tensor:
+    """Scores (s,n) by s fits of one detector: what they look at is computed once."""
+    parts = []
+    for part in x.split(batch):
+        seen = fits[0].look(part)
+        parts.append(torch.stack([(fit.score(part) if seen is None else fit.score(part, seen)).float() for fit in fits]))
+    found = torch.cat(parts, 1)
     if not torch.isfinite(found).all():
         raise InputError("The detector's scores hold NaN or infinite values: check the images and the classifier.")
     return found
