@@ -53,6 +53,16 @@ def test_trained_detectors_find_a_planted_signal_and_keep_it(guarded, name, tmp_
     assert torch.equal(detectors.scores(detector, x), detectors.scores(again, x))
 
 
+def test_fits_of_one_kind_share_what_they_look_at(guarded):
+    several, (x, _, _) = [fitted("jsd", guarded, seed=seed) for seed in (0, 1)], pairs(seed=1)
+    counted = models.Counted(guarded)
+    for fit in several:
+        fit.classifier = counted
+    together = detectors.scores_of(several, x, batch=50)
+    assert counted.forwards == counted.backwards == len(x) and together.shape == (2, len(x))
+    assert torch.allclose(together, torch.stack([detectors.scores(fit, x) for fit in several]), atol=1e-4)
+
+
 def test_jsd_sees_a_signal_that_only_the_jacobian_carries():
     """A classifier whose gradient depends on one corner pixel: the image hides it among 144 values of the same size, the Jacobian shows it."""
     class Switch(torch.nn.Module):
