@@ -15,7 +15,7 @@ from nbutils.detectors.base import Detector, scores
 from nbutils.metrics import auroc, wilson
 from nbutils.models import predict
 
-MOST = 2000  # clean images, read rightly and wrongly, that a control scores
+MOST = 1000  # clean images, read rightly and wrongly, that a control scores
 NOISES = ("sign", "gaussian")
 
 
@@ -114,11 +114,12 @@ def swapped(x: torch.Tensor, x_adv: torch.Tensor) -> torch.Tensor:
 
 
 def controls(detector: Detector, x: torch.Tensor, x_adv: torch.Tensor, index: torch.Tensor, test: Images, calibrate: torch.Tensor,
-             *, fpr: float = 0.05, seed: int = 0) -> dict[str, float]:
+             *, right: torch.Tensor | None = None, fpr: float = 0.05, seed: int = 0) -> dict[str, float]:
     """The measured controls of one fitted detector on test pairs, at a threshold of `fpr` on the images `calibrate`.
 
     Args:
         test: clean test images, for the third group: those that the classifier gets wrong without any attack (MOST of each group are scored).
+        right: (n,) which of them it gets right; None: asked here.
 
     Returns:
         auroc, and auroc_8bit: both sides rounded; auroc_within_class: clean and adversarial images of the same *predicted* class only;
@@ -137,7 +138,7 @@ def controls(detector: Detector, x: torch.Tensor, x_adv: torch.Tensor, index: to
         found = scores(detector, images).numpy(force=True)
         out[f"auroc_{name}"], out[f"flagged_{name}"] = auroc(clean, found), float((found > threshold).mean())
     out["n"] = len(x)
-    right = predict(model, test.x).argmax(1) == test.y
+    right = predict(model, test.x).argmax(1) == test.y if right is None else right
     test = test[torch.cat([group.nonzero()[:MOST, 0] for group in (right, ~right)])]
     right = torch.arange(len(test)) < right.sum().clamp_max(MOST).item()
     flagged = (scores(detector, test.pixels()) > threshold).numpy(force=True)

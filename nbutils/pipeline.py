@@ -319,12 +319,14 @@ def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: fl
         checks.sources_disjoint(_attacked(run, "train").index, pairs.index, _attacked(run, "train").x, _attacked(run, "test").x)
         if "eps" in pairs.setting:  # an attack without a budget has no null case, and no ball to stay in
             keywords = {k: v for k, v in pairs.setting.items() if k not in ("attack", "targeted")} | {"eps": 0.0}
+            keywords |= {"steps": min(2, keywords["steps"])} if "steps" in keywords else {}  # of no size: two are as good as many
             nothing = lambda x: attacks.ATTACKS[pairs.setting["attack"]](  # noqa: E731
                 found.classifier, x, pairs.prediction, index=pairs.index, seed=run.seed, **keywords)
             checks.null_attack(found, nothing, pairs.x)
             checks.attack_moves(pairs.x, pairs.x_adv, pairs.setting["eps"], pairs.setting.get("norm", "linf"))
+        right = classifier(run).artifact.tensors["test_logits"].argmax(1).to(run.device) == run.data.test.y
         return {}, checks.controls(found, pairs.x, pairs.x_adv, pairs.index, run.data.test, run.data.calibrate.pixels(),
-                                   fpr=fpr, seed=run.seed)
+                                   right=right, fpr=fpr, seed=run.seed)
 
     arguments = {"detector": name, "fitted": record.get("hash"), "fpr": fpr}
     code = (checks.controls, checks.null_attack, checks.sources_disjoint, checks.attack_moves, type(found), Images,
