@@ -49,7 +49,7 @@ def test_notebook_02_through_cleverhans_with_its_cw(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / FOLDER / "results" / "02_attacks.json").read_text())
     assert result["backend"] == "cleverhans"
-    row = {r["attack"]: r for r in result["tables"]["000.table4"]}
+    row = {r["setting"]: r for r in result["tables"]["sizes"]}
     assert row["carlini_wagner_l2"]["success"] > 0.1  # few iterations: failed images come back unchanged
     assert 0 < row["carlini_wagner_l2"]["l2"] < row["pgd"]["l2"]
 

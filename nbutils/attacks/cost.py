@@ -44,9 +44,10 @@ def bare_seconds(model: nn.Module, x: torch.Tensor, repeats: int = 5) -> tuple[f
     return median(forward[1:]) / len(x), median(backward[1:]) / len(x)
 
 
-def overhead(seconds: float, needed: tuple[float, float], bare: tuple[float, float]) -> float:
-    """Seconds of an attack over its floor: the passes needed, forward and backward, at the bare seconds of each."""
-    return seconds / (needed[0] * bare[0] + needed[1] * bare[1])
+def overhead(seconds: float, needed: tuple[float, float], bare: tuple[float, float]) -> float | None:
+    """Seconds of an attack over its floor: the passes needed, forward and backward, at the bare seconds of each; None where none were counted."""
+    floor = needed[0] * bare[0] + needed[1] * bare[1]
+    return seconds / floor if floor else None
 
 
 def _clock(x: torch.Tensor) -> float:
