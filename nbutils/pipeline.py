@@ -46,6 +46,15 @@ class AdversarialSet:
     def setting(self) -> dict:
         return self.record["setting"]
 
+    @property
+    def knobs(self) -> dict:
+        """What of the setting is handed to the attack."""
+        return _knobs(self.setting)
+
+
+def _knobs(setting: dict) -> dict:
+    return {knob: value for knob, value in setting.items() if knob not in ("attack", "targeted")}
+
 
 def classifier(run: Run) -> Classifier:
     """The classifier of this run: the user's own or a published one, else the preset's architecture with committed weights, else trained."""
@@ -160,7 +169,7 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
     setting = {**settings[name], **_of_preset(run, name, settings[name]), **changed}
     if "eps" in changed and "step" in setting and "step" not in changed:  # the step keeps its share of the budget
         setting["step"] = settings[name]["step"] * changed["eps"] / settings[name]["eps"]
-    keywords = {knob: value for knob, value in setting.items() if knob not in ("attack", "targeted")}
+    keywords = _knobs(setting)
     attack = attacks.ATTACKS[setting["attack"]] if backend == "nbutils" else attacks.through_cleverhans(setting["attack"])
     images, base = _attacked(run, split), classifier(run)
 
@@ -318,7 +327,7 @@ def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: fl
     def make(folder: Path) -> tuple[dict, dict]:
         checks.sources_disjoint(_attacked(run, "train").index, pairs.index, _attacked(run, "train").x, _attacked(run, "test").x)
         if "eps" in pairs.setting:  # an attack without a budget has no null case, and no ball to stay in
-            keywords = {k: v for k, v in pairs.setting.items() if k not in ("attack", "targeted")} | {"eps": 0.0}
+            keywords = pairs.knobs | {"eps": 0.0}
             keywords |= {"steps": min(2, keywords["steps"])} if "steps" in keywords else {}  # of no size: two are as good as many
             nothing = lambda x: attacks.ATTACKS[pairs.setting["attack"]](  # noqa: E731
                 found.classifier, x, pairs.prediction, index=pairs.index, seed=run.seed, **keywords)
