@@ -5,7 +5,7 @@ import sys
 
 from nbutils import InputError
 
-STEPS = ("classifier", "adversarial", "detector", "evaluation", "all")
+STEPS = ("classifier", "adversarial", "saliency", "detector", "evaluation", "all")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     making.add_argument("--attack", nargs="+", default=["fgsm", "bim", "pgd", "pgd_l2"])
     making.add_argument("--detector", nargs="+", default=["id", "jsd"])
     commands.add_parser("render", help="run the series on its own parameters and store the outputs in notebooks/")
-    publishing = commands.add_parser("publish", parents=[common], help="copy a run's results to data/results, or its classifier to data/pretrained")
-    publishing.add_argument("--classifier", action="store_true", help="the classifier that the run trained, not the results")
+    publishing = commands.add_parser("publish", parents=[common], help="copy a run's results to data/results, or its networks to data/pretrained")
+    publishing.add_argument("--pretrained", action="store_true", help="the classifier and saliency model that the run trained, not the results")
     publishing.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     try:
@@ -69,12 +69,12 @@ def _render(args: argparse.Namespace) -> int:
 def _publish(args: argparse.Namespace) -> int:
     from nbutils import runner
 
-    print(f"Published in {runner.publish(runner._out(_parameters(args, args.seed)), classifier=args.classifier)}.")
+    print(f"Published in {runner.publish(runner._out(_parameters(args, args.seed)), pretrained=args.pretrained)}.")
     return 0
 
 
 def _make(args: argparse.Namespace) -> int:
-    from nbutils import pipeline, session
+    from nbutils import detectors, pipeline, session
 
     run = session.configure("04_image_and_jacobian", {**session.DEFAULTS, **_parameters(args, args.seed), "ATTACKS": args.attack,
                                                       "DETECTORS": args.detector})
@@ -85,12 +85,15 @@ def _make(args: argparse.Namespace) -> int:
         for split in ("train", "test"):
             record = pipeline.adversarial(run, attack, split).record
             print(f"adversarial {attack} on {split}: success {record['success_rate']:.3f}, n {record['n']}, {record['seconds']:.1f} s")
-    for name in args.detector if upto >= 2 else []:
+    if args.step == "saliency" or (upto > 2 and set(args.detector) & set(detectors.LEARNED)):
+        record = pipeline.learned_saliency(run).record
+        print(f"saliency: area {record['area']:.3f}, preserved {record['preserved']:.3f}, destroyed {record['destroyed']:.3f}, n {record['n']}")
+    for name in args.detector if upto >= 3 else []:
         for attack in args.attack:
             for fit in range(run.preset["detector_seeds"]):
                 _, record = pipeline.detector(run, name, attack, fit)
                 print(f"detector {name} on {attack}, fit {fit}: train AUROC {record.get('train_auroc', float('nan')):.3f}")
-    for name in args.detector if upto >= 3 else []:
+    for name in args.detector if upto >= 4 else []:
         for fit_attack in args.attack:
             for attack in args.attack:
                 auroc = pipeline.evaluation(run, name, fit_attack, attack).record["all"]["auroc"]

@@ -271,12 +271,19 @@ def code_hash(*things: Callable) -> str:
     while todo:
         module, name = todo.pop()
         if (module, name) not in done and module != __name__:
-            tops, imports = _module(module)
-            done[module, name] = "\n".join(map(ast.unparse, tops.get(name, [])))
-            if module.startswith("nbutils"):
-                todo += [target for node in tops.get(name, []) for target in _names(node, module, tops, imports)]
-                todo += [imports[name]] if name not in tops and imports.get(name, ("", None))[1] else []
+            done[module, name], targets = _piece(module, name)
+            todo += targets
     return hashlib.sha256(repr(sorted(done.items())).encode()).hexdigest()
+
+
+@cache
+def _piece(module: str, name: str) -> tuple[str, list[tuple[str, str]]]:
+    """The source of a module's name, and what it names in nbutils."""
+    tops, imports = _module(module)
+    targets = [target for node in tops.get(name, []) for target in _names(node, module, tops, imports)] if module.startswith("nbutils") else []
+    if module.startswith("nbutils") and name not in tops and imports.get(name, ("", None))[1]:
+        targets.append(imports[name])
+    return "\n".join(map(ast.unparse, tops.get(name, []))), targets
 
 
 def _plain(thing: Callable) -> Callable:
@@ -334,7 +341,7 @@ def _binds(node: ast.stmt) -> set[str]:
 
 
 def _packages() -> set[str]:
-    return {"nbutils", "nbutils.attacks", "nbutils.detectors"}
+    return {"nbutils", "nbutils.attacks", "nbutils.detectors", "nbutils.saliency"}
 
 
 def _names(node: ast.stmt, module: str, tops: dict, imports: dict) -> set[tuple[str, str]]:

@@ -70,6 +70,14 @@ def vgg11(shape: Shape, outputs: int, width: float = 1.0, dropout: float = 0.6) 
     return _pooled(shape, outputs, blocks, hidden=_widths(width, 512), norm=True, dropout=dropout)
 
 
+def appendix_a(shape: Shape, outputs: int, width: float = 1.0, dropout: float = 0.6, *, convs: int = 6, doubling: bool = True, dense: int = 2,
+               pool: bool = True) -> nn.Sequential:
+    """What paper 000's appendix A varies of its baselines: `convs` convolutions in three groups of 32, 64, 128 filters (or 32 each), each closed
+    by a pool (or its last step two pixels wide: without any reduction the dense layer would outgrow the rest), `dense` dense layers."""
+    blocks = [[f] * (convs // 3) for f in _widths(width, 32, *((64, 128) if doubling else (32, 32)))]
+    return _pooled(shape, outputs, blocks, hidden=_widths(width, *[128] * (dense - 1)), dropout=dropout, pool=pool)
+
+
 class ResNet20(nn.Module):
     """He et al.'s ResNet-20 for CIFAR-10: three stages of three blocks, 16, 32, 64 filters, shortcuts without weights ("option A").
 
@@ -109,17 +117,20 @@ def resnet20(shape: Shape, outputs: int, width: float = 1.0, dropout: float = 0.
     return ResNet20(shape[0], outputs, width)
 
 
-def _pooled(shape: Shape, outputs: int, blocks: list[list[int]], *, hidden: Sequence[int], dropout: float, norm: bool = False) -> nn.Sequential:
+def _pooled(shape: Shape, outputs: int, blocks: list[list[int]], *, hidden: Sequence[int], dropout: float, norm: bool = False,
+            pool: bool = True) -> nn.Sequential:
     """Blocks of 3x3 "same" convolutions (filters), each closed by a 2x2 pool (a side of 1 is not pooled), then dense layers behind dropout."""
     layers: list[tuple[str, nn.Module]] = []
     c, h, w = shape
     for i, filters in enumerate(blocks, 1):
         for j, f in enumerate(filters, 1):
-            layers += [(f"conv{i}_{j}", nn.Conv2d(c, f, 3, padding=1, bias=not norm))]
+            layers += [(f"conv{i}_{j}", nn.Conv2d(c, f, 3, 1 if pool or j < len(filters) else 2, padding=1, bias=not norm))]
             layers += [(f"norm{i}_{j}", nn.BatchNorm2d(f))] if norm else []
             layers += [(f"relu{i}_{j}", nn.ReLU())]
             c = f
-        if min(h, w) > 1:
+        if not pool:
+            h, w = -(-h // 2), -(-w // 2)
+        elif min(h, w) > 1:
             layers.append((f"pool{i}", nn.MaxPool2d(2)))
             h, w = h // 2, w // 2
     layers.append(("flatten", nn.Flatten()))
@@ -137,9 +148,13 @@ def _widths(width: float, *filters: int) -> list[int]:
     return [max(4, round(width * f)) for f in filters]
 
 
+# One factor of paper 000's appendix A changed at a time (the sixth is the optimizer).
+APPENDIX_A = {"no_dropout": {"dropout": 0.0}, "convolutions_3": {"convs": 3}, "constant_filters": {"doubling": False}, "dense_1": {"dense": 1},
+              "no_pool": {"pool": False}}
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "digits_net": digits_net, "mnist_net": mnist_net, "cifar_net": cifar_net, "cifar_net12": partial(cifar_net, depth=12),
     "assira_net": assira_net, "zhang_net": zhang_net, "vgg11": vgg11, "resnet20": resnet20,
+    "appendix_a": appendix_a, **{f"appendix_a-{name}": partial(appendix_a, **changed) for name, changed in APPENDIX_A.items()},
     **{name: partial(vision.network, name) for name in vision.NETWORKS},
 }
 

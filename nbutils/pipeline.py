@@ -1,14 +1,15 @@
-"""The corridor: classifier -> adversarial -> detector -> evaluation. Each step loads what is kept for its arguments, or makes and keeps it."""
+"""The corridor: classifier -> adversarial -> saliency -> detector -> evaluation. Each step loads what is kept, or makes it."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, networks, train
+from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, networks, saliency, train
 from nbutils.artifacts import Artifact
 from nbutils.data import Images, to_float
 from nbutils.presets import run_name
@@ -56,6 +57,15 @@ def _knobs(setting: dict) -> dict:
     return {knob: value for knob, value in setting.items() if knob not in ("attack", "targeted")}
 
 
+@dataclass(frozen=True)
+class Saliency:
+    """The learned saliency model with its record: losses by epoch; `area`, `preserved`, `destroyed` on `n` clean test images."""
+
+    model: saliency.SaliencyModel
+    record: dict
+    artifact: Artifact
+
+
 def classifier(run: Run) -> Classifier:
     """The classifier of this run: the user's own or a published one, else the preset's architecture with committed weights, else trained."""
     if "classifier" in run.kept:
@@ -68,14 +78,13 @@ def classifier(run: Run) -> Classifier:
         arguments |= {"weights": artifacts.key_of(base.state_dict()), "answers": answers}
     else:
         arguments |= {field: run.preset[field] for field in ("width", "dropouts", "refit", "epochs")}
-    committed = None if base or run.parameters["RETRAIN"] else _committed(run, arguments)
+    committed = None if base else _committed(run, "classifier", {**arguments, "committed": False})
 
     def make(folder: Path) -> tuple[dict, dict]:
         if base:
             model, record = base, {}
         elif committed:
-            tensors, meta = committed
-            return tensors, {**meta["record"], "made_by": {"code": meta["code"], **meta["versions"], "seconds": meta["seconds"]}}
+            return _as_committed(committed)
         else:
             model, record = _trained(run, architecture, folder)
         logits = models.predict(model, run.data.test.x)
@@ -95,9 +104,14 @@ def classifier(run: Run) -> Classifier:
     return run.kept["classifier"]
 
 
-def _committed(run: Run, arguments: dict) -> tuple[dict, dict] | None:
-    """The classifier that the project commits for these arguments (a run of the preset's own model, at this seed), as trained."""
-    return artifacts.published(PRETRAINED / run_name(run.parameters) / "classifier", arguments | {"committed": False})
+def _committed(run: Run, step: str, arguments: dict) -> tuple[dict, dict] | None:
+    """What the project commits for these arguments (a run of the preset's own model, at this seed), as trained; None with RETRAIN."""
+    return None if run.parameters["RETRAIN"] else artifacts.published(PRETRAINED / run_name(run.parameters) / step, arguments)
+
+
+def _as_committed(found: tuple[dict, dict]) -> tuple[dict, dict]:
+    tensors, meta = found
+    return tensors, {**meta["record"], "made_by": {"code": meta["code"], **meta["versions"], "seconds": meta["seconds"]}}
 
 
 def _brought(run: Run, architecture: str) -> nn.Module | None:
@@ -158,14 +172,43 @@ def _fresh(run: Run, architecture: str, dropout: float | None = None) -> nn.Modu
 def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbutils", **knobs: float | int | str | None) -> AdversarialSet:
     """The images of a split attacked with the setting `name` of `attacks.settings`, any knob of it replaced by those given.
 
+    Several names make a mixture: of "fgsm+bim" each image has one attack, drawn by seed and evenly; of "fgsm&bim" each image has all of them.
     Made in chunks that are kept one by one, so a killed run goes on; a chunk that does not fit into memory is halved.
     """
+    changed = {knob: value for knob, value in knobs.items() if value is not None}
+    key = ("adversarial", name, split, backend, *changed.items())
+    if key not in run.kept:
+        made = _mixture if "+" in name or "&" in name else _adversarial
+        run.kept[key] = made(run, name, split, backend, changed)
+    return run.kept[key]
+
+
+def _mixture(run: Run, name: str, split: str, backend: str, changed: dict) -> AdversarialSet:
+    """Attacks share their source images; those of the other attacks are gone in "+"."""
+    several = [adversarial(run, one, split, backend=backend, **changed) for one in name.replace("&", "+").split("+")]
+    n, k = len(several[0].x), len(several)
+    rows = torch.arange(n * k, device=run.device)
+    if "+" in name:
+        rows = torch.from_numpy(np.random.default_rng([run.seed, 9]).permutation(n) % k).to(run.device) * n + torch.arange(n, device=run.device)
+
+    def make(folder: Path) -> tuple[dict, dict]:
+        fields = ("x", "y", "index", "prediction", "x_adv", "prediction_adv", "success")
+        tensors = {field: torch.cat([getattr(one, field) for one in several])[rows] for field in fields}
+        record = {"n": len(rows), "success_rate": tensors["success"].float().mean().item()}
+        return {**tensors, "attack": rows // n}, record
+
+    artifact = _step(run, "adversarial", f"{name}-{split}", make, arguments={"attacks": name, "seed": run.seed, **changed},
+                     parents={one.name: one.artifact for one in several}, code=(_mixture,))
+    tensors = {field: value.to(run.device) for field, value in artifact.tensors.items() if field != "attack"}
+    return AdversarialSet(name, **tensors, target=None, record={**artifact.record, "setting": {"attack": name}}, artifact=artifact)
+
+
+def _adversarial(run: Run, name: str, split: str, backend: str, changed: dict) -> AdversarialSet:
     settings = attacks.settings(run.parameters["DATASET"])
     if backend == "cleverhans":
         settings = attacks.CLEVERHANS_SETTINGS | {k: v for k, v in settings.items() if k in attacks.CLEVERHANS_SETTINGS and "eps" in v}
     if name not in settings:
         raise InputError(f"Attack {name!r} is unknown: choose one of {', '.join(settings)}.")
-    changed = {knob: value for knob, value in knobs.items() if value is not None}
     setting = {**settings[name], **_of_preset(run, name, settings[name]), **changed}
     if "eps" in changed and "step" in setting and "step" not in changed:  # the step keeps its share of the budget
         setting["step"] = settings[name]["step"] * changed["eps"] / settings[name]["eps"]
@@ -260,36 +303,84 @@ def _attack_rows(run: Run, model: nn.Module, images: Images, attack: Callable, k
     }
 
 
-def detector(run: Run, name: str, attack: str = "", fit: int = 0, **knobs: float | int | str | None) -> tuple[detectors.Detector, dict]:
+def learned_saliency(run: Run) -> Saliency:
+    """The learned saliency model of this run's classifier: the committed one, else trained on clean training images alone."""
+    if "saliency" in run.kept:
+        return run.kept["saliency"]
+    base, images = classifier(run), run.data.train
+    fields = ("saliency_train", "saliency_epochs", "saliency_area")
+    arguments = {"weights": artifacts.key_of(base.model.state_dict()), "seed": run.seed, **{field: run.preset[field] for field in fields}}
+    committed = _committed(run, "saliency", {**arguments, "committed": False})
+    model = saliency.SaliencyModel(base.model, run.data.test[:1].pixels(), seed=run.seed)
+
+    def make(folder: Path) -> tuple[dict, dict]:
+        if committed:
+            return _as_committed(committed)
+        if not len(images):
+            raise InputError("There are no training pictures to fit a saliency model on: add a train/ folder.")
+        record = saliency.fit(model, images.x[: run.preset["saliency_train"] or None], epochs=run.preset["saliency_epochs"], seed=run.seed,
+                              area=run.preset["saliency_area"], progress=lambda items: run.progress(items, "training the saliency model"))
+        test = run.data.test[:1000].pixels()
+        record |= {**saliency.quality(base.model, test, saliency.maps(model.look, base.model, test), seed=run.seed), "n": len(test)}
+        return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, record
+
+    artifact = _step(run, "saliency", "learned", make, arguments=arguments | {"committed": bool(committed)}, parents={"classifier": base.artifact},
+                     code=(saliency.SaliencyModel, saliency.fit, saliency.quality, Images))
+    model.load_state_dict(artifact.tensors)
+    run.kept["saliency"] = Saliency(model.requires_grad_(False).eval().to(memory_format=torch.channels_last), artifact.record, artifact)
+    return run.kept["saliency"]
+
+
+def maps(run: Run, kind: str, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+    """Maps (n,1,h,w) of images by one of `saliency.MAPS` or "learned", for the predicted class or `labels` (n,)."""
+    if kind not in (*saliency.MAPS, "learned"):
+        raise InputError(f"Saliency {kind!r} is unknown: choose one of {', '.join(saliency.MAPS)}, learned.")
+    function = learned_saliency(run).model.look if kind == "learned" else saliency.MAPS[kind]
+    return saliency.maps(function, classifier(run).model, x, labels)
+
+
+def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: dict | None = None,
+             **knobs: float | int | str | None) -> tuple[detectors.Detector, dict]:
     """The detector `name`, trained ones on the training images and what `attack` made of them; `fit` numbers repetitions with seeds of their own.
 
+    Args:
+        attack: one setting, or a mixture: "fgsm+bim" (an adversarial image a clean one), "fgsm&bim" (as many as attacks).
+        variant: what differs from the preset: `architecture`, `width`, `epochs`, `optimizer`.
     Returns:
         the detector and its record (empty for scalars).
     """
     base = classifier(run)
-    made = detectors.build(name, base.model)
+    through = learned_saliency(run) if name in detectors.LEARNED else None
+    made = detectors.build(name, base.model, through and through.model)
     if name not in detectors.TRAINED:
         return made, {}
     _fittable(run, name)
     pairs = adversarial(run, attack, "train", **knobs)
-    architecture, width = run.preset["detector"], run.preset["detector_width"]
-    epochs = run.preset["detector_epochs"]
-    arguments = {"detector": name, "architecture": architecture, "width": width, "epochs": epochs, "seed": run.seed, "fit": fit}
+    training = {"architecture": run.preset["detector"], "width": run.preset["detector_width"], "epochs": run.preset["detector_epochs"],
+                "optimizer": "adam", **(variant or {})}
+    use = {field: training[field] for field in ("architecture", "width")}
+    arguments = {"detector": name, **training, "seed": run.seed, "fit": fit}
+    once = torch.from_numpy(np.unique(pairs.index.cpu().numpy(), return_index=True)[1]).sort().values.to(run.device)  # a clean image is one
 
     def make(folder: Path) -> tuple[dict, dict]:
         bar = lambda items: run.progress(items, f"fitting {name} on {attack}")  # noqa: E731
-        record = made.fit(pairs.x, pairs.x_adv, pairs.index, architecture=architecture, width=width, epochs=epochs, seed=run.seed * 100 + fit,
-                          folder=folder, progress=bar)
-        record["train_auroc"] = checks.score_sign(made, pairs.x, pairs.x_adv)
+        if run.kept.get("seen", [None])[0] != (name, pairs.artifact.hash):  # the fits of one kind look once
+            run.kept["seen"] = ((name, pairs.artifact.hash), (made.look_all(pairs.x[once]), made.look_all(pairs.x_adv)))
+        seen = run.kept["seen"][1]
+        record = made.fit(pairs.x[once], pairs.x_adv, pairs.index[once], pairs.index, seen=seen, seed=run.seed * 100 + fit, folder=folder,
+                          progress=bar, **training)
+        record["train_auroc"] = checks.score_sign(made, *seen, seen=True)
         return made.state(), record
 
-    artifact = _step(run, "detector", f"{name}-{pairs.artifact.path.name}-{fit}", make, arguments=arguments, parents={"pairs": pairs.artifact},
-                     code=(detectors.Network, detectors.TRAINED[name], networks.ARCHITECTURES[architecture], checks.score_sign))
-    return made.load(artifact.tensors, run.data.shape, architecture=architecture, width=width), {**artifact.record, "hash": artifact.hash}
+    label = [name, pairs.artifact.path.name, *(f"{k}{v}" for k, v in (variant or {}).items()), str(fit)]
+    artifact = _step(run, "detector", "-".join(label), make, arguments=arguments,
+                     parents={"pairs": pairs.artifact} | ({"saliency": through.artifact} if through else {}),
+                     code=(detectors.Network, detectors.TRAINED[name], networks.ARCHITECTURES[use["architecture"]], checks.score_sign))
+    return made.load(artifact.tensors, run.data.shape, **use), {**artifact.record, "hash": artifact.hash}
 
 
 def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: int | None = None, fit_knobs: dict | None = None,
-               **knobs: float | int | str | None) -> Artifact:
+               variant: dict | None = None, **knobs: float | int | str | None) -> Artifact:
     """Detector `name`, trained on `fit_attack` (unused by scalars), on the test images and what `test_attack` made of them.
 
     Returns:
@@ -299,7 +390,12 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
     trained = name in detectors.TRAINED
     fits = (run.preset["detector_seeds"] if fits is None else fits) if trained else 1
     pairs = adversarial(run, test_attack, "test", **knobs)
-    fitted = [detector(run, name, fit_attack, i, **(fit_knobs or {})) for i in range(fits)]
+    fit_knobs = {knob: value for knob, value in (fit_knobs or {}).items() if value is not None}
+    keys = [("detector", name, fit_attack, i, *(variant or {}).items(), *fit_knobs.items()) for i in range(fits)]
+    for i, key in enumerate(keys):
+        if key not in run.kept:
+            run.kept[key] = detector(run, name, fit_attack, i, variant=variant, **fit_knobs)
+    fitted = [run.kept[key] for key in keys]
     arguments = {"detector": name, "fitted": [record.get("hash") for _, record in fitted], "calibrate": artifacts.key_of(run.data.calibrate.index)}
 
     def make(folder: Path) -> tuple[dict, dict]:
@@ -313,7 +409,8 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
         record = metrics.evaluate(**tensors, success=pairs.success, decision=0.0 if trained else None, seed=run.seed)
         return {**tensors, "index": pairs.index}, {**record, "collapses": sum(r.get("collapses", 0) for _, r in fitted)}
 
-    label = "-".join([name, *([fit_attack] if trained else []), *(f"{k}{v}" for k, v in (fit_knobs or {}).items()), "on", pairs.artifact.path.name])
+    label = "-".join([name, *([fit_attack] if trained else []), *(f"{k}{v}" for k, v in fit_knobs.items()),
+                      *(f"{k}{v}" for k, v in (variant or {}).items()), "on", pairs.artifact.path.name])
     code = (metrics.evaluate, detectors.scores_of, type(fitted[0][0]), Images, detectors.TRAINED.get(name) or detectors.SCALARS[name])
     return _step(run, "evaluation", f"{label}-x{fits}", make, arguments=arguments,
                  parents={"pairs": pairs.artifact, "classifier": classifier(run).artifact}, code=code)

@@ -195,21 +195,15 @@ def render(*, say=print) -> int:
     return 0
 
 
-def publish(run_folder: Path, *, classifier: bool = False) -> Path:
+def publish(run_folder: Path, *, pretrained: bool = False) -> Path:
     """Copy the results JSON of a run to data/results, its timings with it, and the figure that the README shows.
 
     Args:
-        classifier: copy the classifier that the run trained to data/pretrained in place of the results; runs of equal arguments then load it.
+        pretrained: copy the networks that the run trained (classifier, saliency model) to data/pretrained in place of the results; runs of equal
+            arguments then load them.
     """
-    if classifier:
-        found = [path.parent for path in (run_folder / "classifier").glob("*/meta.json")]
-        if len(found) != 1 or "epoch" not in json.loads((found[0] / "meta.json").read_text())["record"]:
-            raise InputError(f"{_shown(run_folder)} holds no single classifier that was trained there: make one, with RETRAIN.")
-        target = PRETRAINED / run_folder.name / "classifier"
-        target.mkdir(parents=True, exist_ok=True)
-        for name in ("meta.json", "tensors.safetensors"):
-            shutil.copyfile(found[0] / name, target / name)
-        return target
+    if pretrained:
+        return _publish_networks(run_folder)
     if not list((run_folder / "results").glob("*.json")):
         raise InputError(f"{_shown(run_folder)} holds no results to publish: run the notebooks first.")
     target = PUBLISHED / run_folder.name
@@ -218,4 +212,19 @@ def publish(run_folder: Path, *, classifier: bool = False) -> Path:
         shutil.copyfile(result, target / result.name)
     for figure in sorted((run_folder / "figures").glob("*-controls.png")):
         shutil.copyfile(figure, target / figure.name)
+    return target
+
+
+def _publish_networks(run_folder: Path) -> Path:
+    target, trained = PRETRAINED / run_folder.name, []
+    for meta in [*run_folder.glob("classifier/*/meta.json"), *run_folder.glob("saliency/*/meta.json")]:
+        content = json.loads(meta.read_text())
+        if content["arguments"].get("committed") is False and {"epoch", "gate_loss"} & set(content["record"]):  # not brought, not loaded
+            trained.append((meta.parent, target / meta.parent.parent.name))
+    if not trained or len({place for _, place in trained}) < len(trained):
+        raise InputError(f"{_shown(run_folder)} holds no single classifier or saliency model that was trained there: make one, with RETRAIN.")
+    for source, place in trained:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("meta.json", "tensors.safetensors"):
+            shutil.copyfile(source / name, place / name)
     return target

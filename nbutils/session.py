@@ -53,7 +53,9 @@ NOTEBOOKS = {
     "00_start_here": [],
     "01_classifiers": [],
     "02_attacks": ["ATTACKS", "EPS_255", "STEPS", "BACKEND"],
+    "03_saliency": ["ATTACKS"],
     "04_image_and_jacobian": ["ATTACKS", "DETECTORS", "EPS_255", "FPR"],
+    "05_model_based_saliency": ["ATTACKS", "DETECTORS", "FPR"],
 }
 
 

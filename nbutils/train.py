@@ -12,17 +12,23 @@ from nbutils import InputError, artifacts
 from nbutils.data import to_float
 
 CHECKPOINT_SECONDS = 20  # at least so long between two checkpoints
+OPTIMIZERS = {
+    "adam": lambda parameters, lr: torch.optim.Adam(parameters, lr=lr, fused=True),
+    "sgd": lambda parameters, lr: torch.optim.SGD(parameters, lr=10 * lr, momentum=0.9),
+    "rmsprop": lambda parameters, lr: torch.optim.RMSprop(parameters, lr=lr),
+}
 
 
 def fit(
     model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, groups: torch.Tensor, epochs: int, seed: int, lr: float = 1e-3, batch: int = 64,
-    validate: float = 0.1, folder: Path | None = None, progress=iter,
+    validate: float = 0.1, optimizer: str = "adam", folder: Path | None = None, progress=iter,
 ) -> dict:
     """Train `model` in place on images and labels; the weights of the best validation epoch are kept.
 
     Args:
         x: (n,c,h,w), uint8 or float in [0,1]. y: (n,) int64.
         groups: (n,) the source image of each row: rows of one group never lie on both sides of the validation split.
+        optimizer: adam, sgd (momentum .9; ten times the rate) or rmsprop.
         validate: share of the groups that choose the epoch (accuracy, then loss); 0: none, and the last epoch is kept.
         folder: where checkpoints go; a killed run continues from the last one and ends with the same weights.
         progress: wraps the epochs, for a progress bar.
@@ -34,17 +40,19 @@ def fit(
         InputError: the loss is not finite in the first epoch.
     """
     kept, held = _split(groups, validate, seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
-    key = artifacts.key_of(fit, [seed, epochs, lr, batch, validate, str(model)], x, y, model.state_dict()) if folder else ""
+    if optimizer not in OPTIMIZERS:
+        raise InputError(f"optimizer {optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}.")
+    stepping = OPTIMIZERS[optimizer](model.parameters(), lr)
+    key = artifacts.key_of(fit, [seed, epochs, lr, batch, validate, optimizer, str(model)], x, y, model.state_dict()) if folder else ""
     model.to(memory_format=torch.channels_last)  # a fifth faster on a CPU
     best, first, losses, accuracies = {}, 0, [], []
     found = artifacts.find_part(folder, "epoch", key) if folder else None
     if found:
         first, losses, accuracies = int(found.pop("epoch")) + 1, found.pop("losses").tolist(), found.pop("accuracies").tolist()
-        best = _restore(model, optimizer, found)
+        best = _restore(model, stepping, found)
     saved = time.monotonic()
     for epoch in progress(range(first, epochs)):
-        loss = _epoch(model, optimizer, x[kept], y[kept], batch, seed * 100_003 + epoch)
+        loss = _epoch(model, stepping, x[kept], y[kept], batch, seed * 100_003 + epoch)
         losses.append(loss)
         if not np.isfinite(loss):
             if not best:
@@ -55,7 +63,7 @@ def fit(
         if not best or not len(held) or score > best["score"]:
             best = {"score": score, "epoch": epoch, "state": {k: v.detach().clone() for k, v in model.state_dict().items()}}
         if folder and epoch + 1 < epochs and time.monotonic() - saved >= CHECKPOINT_SECONDS:
-            artifacts.keep_part(folder, "epoch", _checkpoint(model, optimizer, best, epoch, losses, accuracies), key)
+            artifacts.keep_part(folder, "epoch", _checkpoint(model, stepping, best, epoch, losses, accuracies), key)
             saved = time.monotonic()
     model.load_state_dict(best["state"])
     model.to(memory_format=torch.contiguous_format).eval()

@@ -115,6 +115,7 @@ def module(tmp_path, monkeypatch, source):
     monkeypatch.setattr(sys.modules["nbutils"], "__path__", [*sys.modules["nbutils"].__path__, str(tmp_path)])
     sys.modules.pop("nbutils.made", None)
     artifacts._module.cache_clear()
+    artifacts._piece.cache_clear()
     importlib.invalidate_caches()
     monkeypatch.setattr(artifacts, "LOADED", time.time() + 60)
     return importlib.import_module("nbutils.made")
@@ -148,6 +149,7 @@ def unused(x):
 
 def test_code_edited_after_the_start_is_refused_and_lambdas_are_no_roots(monkeypatch):
     artifacts._module.cache_clear()
+    artifacts._piece.cache_clear()
     monkeypatch.setattr(artifacts, "LOADED", 0.0)
     with pytest.raises(InputError, match="was edited since Python started"):
         code_hash(attacks.fgsm)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nbutils import InputError, artifacts, data, models, networks, papers, train, vision
-from nbutils.saliency import logit_gradient
+from nbutils.saliency import gradient as logit_gradient
 
 
 @pytest.mark.parametrize(("name", "shape"), [("digits", (1, 28, 28)), ("digits_rgb", (3, 32, 32))])

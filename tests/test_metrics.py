@@ -75,3 +75,24 @@ def test_sizes_by_hand():
     x_adv = torch.tensor([[[[0.3, 0.0], [0.0, 0.4]]]])
     size = metrics.sizes(x, x_adv)
     assert {k: round(v.item(), 6) for k, v in size.items()} == {"l0": 0.5, "l2": 0.5, "rms": 0.25, "linf": 0.4}
+
+
+def test_distances_are_rms():
+    a, b = torch.zeros(2, 1, 3, 3), torch.stack([torch.full((1, 3, 3), 0.5), torch.eye(3)[None]])
+    assert metrics.distances(a, b).tolist() == pytest.approx([0.5, (3 / 9) ** 0.5])
+
+
+def test_mann_whitney_both_ways():
+    rng = np.random.default_rng(0)
+    low, high = rng.normal(0, 1, 200), torch.from_numpy(rng.normal(1, 1, 200))
+    found = metrics.mann_whitney(high, low)
+    assert found["effect"] == pytest.approx((high.numpy()[:, None] > low).mean()) and found["p_larger"] < 1e-6 and found["p_smaller"] > 0.99
+    assert metrics.mann_whitney(low, low)["effect"] == pytest.approx(0.5)
+
+
+def test_rank_correlation_is_spearmans():
+    from scipy.stats import spearmanr
+
+    a, b = torch.rand(4, 1, 5, 5), torch.rand(4, 1, 5, 5).round(decimals=1)
+    assert metrics.rank_correlation(a, b) == pytest.approx([spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)])
+    assert np.isnan(metrics.rank_correlation(a[:1], torch.zeros(1, 1, 5, 5))).all()

@@ -65,6 +65,27 @@ def test_settings_and_knobs(smoke):
         pipeline.adversarial(smoke, "fgsm", "validation")
 
 
+def test_mixtures_of_attacks(smoke):
+    fgsm, bim = (pipeline.adversarial(smoke, name, "train") for name in ("fgsm", "bim"))
+    one, every = (pipeline.adversarial(smoke, name, "train") for name in ("fgsm+bim", "fgsm&bim"))
+    n = len(fgsm.x)
+    drawn = [(one.x_adv == s.x_adv).flatten(1).all(1) for s in (fgsm, bim)]
+    assert torch.equal(one.index, fgsm.index) and torch.equal(one.x, fgsm.x) and (drawn[0] | drawn[1]).all()
+    assert 0 < drawn[0].sum() < n and abs(drawn[0].sum() - drawn[1].sum()) <= 1 + (drawn[0] & drawn[1]).sum()
+    assert torch.equal(every.x_adv, torch.cat([fgsm.x_adv, bim.x_adv])) and every.index.tolist() == 2 * fgsm.index.tolist()
+    assert pipeline.evaluation(smoke, "id", "fgsm&bim", "fgsm+bim", fits=1).record["n"] == smoke.preset["attacked_test"]
+    assert 0 <= pipeline.controls(smoke, "id", "fgsm+bim")["auroc"] <= 1
+    with pytest.raises(InputError, match="Attack 'fgms' is unknown"):
+        pipeline.adversarial(smoke, "fgsm+fgms")
+
+
+def test_variants_of_a_detector_are_kept_apart(smoke):
+    plain, wide = (pipeline.detector(smoke, "id", "fgsm", variant=v)[1]["hash"] for v in (None, {"width": 2.0, "optimizer": "sgd"}))
+    assert plain != wide and pipeline.detector(smoke, "id", "fgsm")[1]["hash"] == plain
+    with pytest.raises(InputError, match="optimizer 'adamant' is unknown"):
+        pipeline.detector(smoke, "id", "fgsm", variant={"optimizer": "adamant"})
+
+
 def test_out_of_memory_halves_the_batch(smoke, tmp_path, monkeypatch):
     run, batches, real = configure(tmp_path), [], attacks.ATTACKS["fgsm"]
 

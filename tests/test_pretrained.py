@@ -5,9 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from nbutils import InputError, artifacts, models, pipeline, presets, runner
 from tests.conftest import ROOT, configure
+from tests.test_saliency import better_than_nothing
 
 COMMITTED = sorted(path.parent for path in (ROOT / "data" / "pretrained").glob("*/classifier/meta.json"))
 LEAST = {"mnist": 0.985, "cifar10": 0.75, "cats_dogs": 0.72}
@@ -47,7 +49,7 @@ def test_used_for_equal_arguments_only_and_not_with_retrain(tmp_path, monkeypatc
     first = configure(tmp_path / "a")
     trained = pipeline.classifier(first)
     assert "made_by" not in trained.record
-    kept = runner.publish(first.folder, classifier=True)
+    kept = runner.publish(first.folder, pretrained=True) / "classifier"
     assert kept == tmp_path / "pretrained" / "digits-smoke-s0" / "classifier"
     taken = pipeline.classifier(configure(tmp_path / "b"))
     assert taken.record["made_by"]["code"] == json.loads((kept / "meta.json").read_text())["code"]
@@ -60,4 +62,39 @@ def test_used_for_equal_arguments_only_and_not_with_retrain(tmp_path, monkeypatc
     with pytest.raises(InputError, match="digits-smoke-s0/classifier is damaged"):
         pipeline.classifier(configure(tmp_path / "c"))
     with pytest.raises(InputError, match="holds no single classifier"):
-        runner.publish(tmp_path / "nothing", classifier=True)
+        runner.publish(tmp_path / "nothing", pretrained=True)
+
+
+def test_a_saliency_model_is_committed_for_its_classifier(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(runner, "PRETRAINED", tmp_path / "pretrained")
+    first = configure(tmp_path / "a")
+    trained = pipeline.learned_saliency(first)
+    assert "made_by" not in trained.record and trained.record["n"] == len(first.data.test)
+    runner.publish(first.folder, pretrained=True)
+    second = configure(tmp_path / "b")
+    taken = pipeline.learned_saliency(second)
+    assert "made_by" in taken.record and artifacts.key_of(taken.model.state_dict()) == artifacts.key_of(trained.model.state_dict())
+    with pytest.raises(InputError, match="holds no single classifier"):
+        runner.publish(second.folder, pretrained=True)
+    assert "made_by" not in pipeline.learned_saliency(configure(tmp_path / "b", SEED=1)).record
+    third = configure(tmp_path / "c")
+    with torch.no_grad():  # another classifier under the same arguments
+        next(pipeline.classifier(third).model.parameters()).mul_(1.01)
+    assert "made_by" not in pipeline.learned_saliency(third).record
+
+
+@pytest.mark.parametrize("dataset", LEAST)
+def test_the_committed_saliency_model_beats_masks_that_say_nothing(dataset, tmp_path, monkeypatch):
+    if not (DATA / WHERE[dataset]).is_dir():
+        pytest.skip(f"{WHERE[dataset]} is not under the data root")
+    monkeypatch.setenv("NBUTILS_DATA", str(DATA))
+    run = configure(tmp_path, "03_saliency", DATASET=dataset, PRESET="quick", ATTACKS=["fgsm"])
+    made = pipeline.learned_saliency(run)
+    assert "made_by" in made.record, "the committed saliency model was not taken: its arguments are not those of the preset"
+    model, x = pipeline.classifier(run).model, run.data.test[:500].pixels()
+    maps = pipeline.maps(run, "learned", x)
+    kept, destroyed = better_than_nothing(model, x, maps)
+    assert dataset == "cats_dogs" or (kept > 0.1 and destroyed > 0.1)
+    other = pipeline.maps(run, "learned", x, (models.predict(model, x).argmax(1) + 1) % len(run.data.classes))
+    assert (other - maps).abs().mean() > 0.02

@@ -33,12 +33,12 @@ def bare_seconds(model: nn.Module, x: torch.Tensor, repeats: int = 5) -> tuple[f
     forward, backward = [], []
     for _ in range(repeats + 1):
         now = x.detach().clone().requires_grad_()
-        times = [_clock(x)]
+        times = [_clock()]
         with torch.enable_grad():
             logits = model(now)
-            times.append(_clock(x))
+            times.append(_clock())
             torch.autograd.grad(logits.sum(), now)
-        times.append(_clock(x))
+        times.append(_clock())
         forward.append(times[1] - times[0])
         backward.append(times[2] - times[1])
     return median(forward[1:]) / len(x), median(backward[1:]) / len(x)
@@ -50,7 +50,18 @@ def overhead(seconds: float, needed: tuple[float, float], bare: tuple[float, flo
     return seconds / floor if floor else None
 
 
-def _clock(x: torch.Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+def seconds(*functions: Callable[[], object], repeats: int = 5) -> list[float]:
+    """Median seconds of each function, run in turns so that a disturbance meets all; the first turn is not counted."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(repeats + 1):
+        for taken, function in zip(times, functions, strict=True):
+            started = _clock()
+            function()
+            taken.append(_clock() - started)
+    return [median(taken[1:]) for taken in times]
+
+
+def _clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return time.perf_counter()

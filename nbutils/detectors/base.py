@@ -42,18 +42,18 @@ def threshold_at(clean_scores: torch.Tensor, fpr: float) -> float:
     return ordered[len(ordered) - 1 - flagged].item()
 
 
-def scores(detector: Detector, x: torch.Tensor, *, batch: int = 256) -> torch.Tensor:
+def scores(detector: Detector, x: torch.Tensor, *, batch: int = 256, seen: bool = False) -> torch.Tensor:
     """Scores (n,) of images (n,c,h,w) in batches, float32, without a graph."""
-    return scores_of([detector], x, batch=batch)[0]
+    return scores_of([detector], x, batch=batch, seen=seen)[0]
 
 
 @torch.no_grad()
-def scores_of(fits: Sequence[Detector], x: torch.Tensor, *, batch: int = 256) -> torch.Tensor:
-    """Scores (s,n) by s fits of one detector: what they look at is computed once."""
+def scores_of(fits: Sequence[Detector], x: torch.Tensor, *, batch: int = 256, seen: bool = False) -> torch.Tensor:
+    """Scores (s,n) by s fits of one detector: what they look at is computed once, or handed over as `x` already (`seen`)."""
     parts = []
     for part in x.split(batch):
-        seen = fits[0].look(part)
-        parts.append(torch.stack([(fit.score(part) if seen is None else fit.score(part, seen)).float() for fit in fits]))
+        looked = part if seen else fits[0].look(part)
+        parts.append(torch.stack([(fit.score(part) if looked is None else fit.score(part, looked)).float() for fit in fits]))
     found = torch.cat(parts, 1)
     if not torch.isfinite(found).all():
         raise InputError("The detector's scores hold NaN or infinite values: check the images and the classifier.")
