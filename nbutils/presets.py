@@ -64,7 +64,7 @@ PRESETS = {
     "mnist": {
         "smoke": _preset("digits_net", "digits_net", **_SMALL, epochs=1),
         "quick": _preset("digits_net", "digits_net", epochs=8, calibrate=2000, attacked_train=1400, attacked_test=600, detector_epochs=12, chunk=300,
-                         variation_fits=3, saliency_train=10000, saliency_epochs=6),
+                         variation_fits=3, saliency_train=10000, saliency_epochs=6, saliency_area=9.0),
         "paper": _preset("mnist_net", "mnist_net", **_PAPER, dropouts=SWEEP, refit=True, epochs=10, calibrate=2000, attacked_train=10000,
                          attacked_test=2000, detector_epochs=10, chunk=500),
     },
