@@ -1,5 +1,7 @@
 """What attacks cost: passes that are counted, against passes that are needed; their settings as the papers state them."""
 
+import time
+
 import pytest
 import torch
 
@@ -84,3 +86,14 @@ def test_a_papers_setting_and_a_target_go_through_the_corridor(tmp_path):
     assert short.setting["gamma"] * 784 // 2 == run.preset["jsma_pairs"]
     with pytest.raises(InputError, match=r"ATTACKS holds '004.nothing', which is unknown: choose among fgsm, .*jsma_000\.$"):
         configure(tmp_path, notebook="02_attacks", ATTACKS=["004.nothing"])
+
+
+def test_seconds_runs_in_turns_and_leaves_the_first_out():
+    order, slow = [], iter([0.2, 0.0, 0.0, 0.0])
+
+    def first():
+        order.append("a")
+        time.sleep(next(slow))
+
+    found = cost.seconds(first, lambda: order.append("b"), repeats=3)
+    assert order == ["a", "b"] * 4 and len(found) == 2 and max(found) < 0.1

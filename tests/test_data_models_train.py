@@ -75,6 +75,17 @@ def test_networks_are_the_papers():
         assert f"Fc({dense[0][0]},{dense[0][1]})" == printed[5] and dense[1] == (100, 10)
 
 
+def test_appendix_a_changes_one_factor_at_a_time():
+    printed, dense = convolutions("appendix_a", (1, 28, 28), 2)
+    assert [f for f, _ in printed] == [32, 32, 64, 64, 128, 128] and dense == [(1152, 128), (128, 2)]
+    assert [f for f, _ in convolutions("appendix_a-convolutions_3", (1, 28, 28), 2)[0]] == [32, 64, 128]
+    assert [f for f, _ in convolutions("appendix_a-constant_filters", (1, 28, 28), 2)[0]] == [32] * 6
+    assert convolutions("appendix_a-dense_1", (1, 28, 28), 2)[1] == [(1152, 2)]
+    net = models.build("appendix_a-no_pool", (1, 28, 28), 2)
+    assert not any(isinstance(m, nn.MaxPool2d) for m in net.modules()) and convolutions("appendix_a-no_pool", (1, 28, 28), 2)[1][0] == (2048, 128)
+    assert {m.p for m in models.build("appendix_a-no_dropout", (1, 28, 28), 2).modules() if isinstance(m, nn.Dropout)} == {0.0}
+
+
 def test_dropout_and_width_are_knobs():
     net = models.build("cifar_net", (3, 32, 32), 10, width=0.5, dropout=0.3)
     assert {m.p for m in net.modules() if isinstance(m, nn.Dropout)} == {0.3}
