@@ -16,6 +16,7 @@ from nbutils.presets import run_name
 from nbutils.session import ROOT, Run, folder_of, log
 
 PRETRAINED = ROOT / "data" / "pretrained"
+KEPT = 2**27  # bytes of an adversarial set up to which a run keeps it in memory
 
 
 @dataclass(frozen=True)
@@ -177,10 +178,12 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
     """
     changed = {knob: value for knob, value in knobs.items() if value is not None}
     key = ("adversarial", name, split, backend, *changed.items())
-    if key not in run.kept:
-        made = _mixture if "+" in name or "&" in name else _adversarial
-        run.kept[key] = made(run, name, split, backend, changed)
-    return run.kept[key]
+    if key in run.kept:
+        return run.kept[key]
+    made = (_mixture if "+" in name or "&" in name else _adversarial)(run, name, split, backend, changed)
+    if made.x_adv.nbytes <= KEPT:
+        run.kept[key] = made
+    return made
 
 
 def _mixture(run: Run, name: str, split: str, backend: str, changed: dict) -> AdversarialSet:
