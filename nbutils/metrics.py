@@ -138,3 +138,13 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
     a, b = (r - r.mean(1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore"):
         return (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+
+
+def without_margins(values: np.ndarray) -> np.ndarray:
+    """A square matrix off its diagonal less the least-squares effects of rows and of columns; the diagonal becomes not-a-number."""
+    k = len(values)
+    i, j = np.nonzero(~np.eye(k, dtype=bool))
+    effects = np.hstack([np.eye(k)[i], np.eye(k)[j]])
+    out = np.full((k, k), np.nan)
+    out[i, j] = values[i, j] - effects @ np.linalg.lstsq(effects, values[i, j], rcond=None)[0]
+    return out

@@ -188,7 +188,10 @@ def adversarial(run: Run, name: str, split: str = "test", *, backend: str = "nbu
 
 def _mixture(run: Run, name: str, split: str, backend: str, changed: dict) -> AdversarialSet:
     """Attacks share their source images; those of the other attacks are gone in "+"."""
-    several = [adversarial(run, one, split, backend=backend, **changed) for one in name.replace("&", "+").split("+")]
+    names = name.replace("&", "+").split("+")
+    if ("+" in name and "&" in name) or len(set(names)) < len(names):
+        raise InputError(f"Mixture {name!r} must name each attack once, and join them by + or by &.")
+    several = [adversarial(run, one, split, backend=backend, **changed) for one in names]
     n, k = len(several[0].x), len(several)
     rows = torch.arange(n * k, device=run.device)
     if "+" in name:
@@ -200,7 +203,7 @@ def _mixture(run: Run, name: str, split: str, backend: str, changed: dict) -> Ad
         record = {"n": len(rows), "success_rate": tensors["success"].float().mean().item()}
         return {**tensors, "attack": rows // n}, record
 
-    artifact = _step(run, "adversarial", f"{name}-{split}", make, arguments={"attacks": name, "seed": run.seed, **changed},
+    artifact = _step(run, "adversarial", _label(name, changed, split, backend), make, arguments={"attacks": name, "seed": run.seed, **changed},
                      parents={one.name: one.artifact for one in several}, code=(_mixture,))
     tensors = {field: value.to(run.device) for field, value in artifact.tensors.items() if field != "attack"}
     return AdversarialSet(name, **tensors, target=None, record={**artifact.record, "setting": {"attack": name}}, artifact=artifact)
@@ -224,14 +227,17 @@ def _adversarial(run: Run, name: str, split: str, backend: str, changed: dict) -
 
     arguments = {"setting": setting, "backend": backend, "images": artifacts.key_of(images.index), "seed": run.seed}
     arguments |= {"chunk": run.preset["chunk"]} if backend == "cleverhans" else {}  # its random start depends on the batch
-    label = "-".join([name, *(f"{k}{v:.4g}" if isinstance(v, float) else f"{k}{v}" for k, v in changed.items()), split])
-    label += "" if backend == "nbutils" else f"-{backend}"
-    artifact = _step(run, "adversarial", label, make, arguments=arguments, parents={"classifier": base.artifact},
+    artifact = _step(run, "adversarial", _label(name, changed, split, backend), make, arguments=arguments, parents={"classifier": base.artifact},
                      code=(attack, _attack_chunks, Images))
     tensors = {k: v.to(run.device) for k, v in artifact.tensors.items()}
     tensors["x"] = to_float(tensors["x"])
     record = {**artifact.record, "setting": setting, "backend": backend, "seconds": artifact.record["seconds"]}
     return AdversarialSet(name, **{"target": None, **tensors}, record=record, artifact=artifact)
+
+
+def _label(name: str, changed: dict, split: str, backend: str) -> str:
+    knobs = (f"{k}{v:.4g}" if isinstance(v, float) else f"{k}{v}" for k, v in changed.items())
+    return "-".join([name, *knobs, split, *([] if backend == "nbutils" else [backend])])
 
 
 def _of_preset(run: Run, name: str, setting: dict) -> dict:
@@ -359,6 +365,9 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: di
         return made, {}
     _fittable(run, name)
     pairs = adversarial(run, attack, "train", **knobs)
+    strange = set(variant or {}) - {"architecture", "width", "epochs", "optimizer"}
+    if strange or (variant or {}).get("architecture", run.preset["detector"]) not in networks.ARCHITECTURES:
+        raise InputError(f"variant {variant} is unknown: choose architecture (one of {', '.join(networks.ARCHITECTURES)}), width, epochs, optimizer.")
     training = {"architecture": run.preset["detector"], "width": run.preset["detector_width"], "epochs": run.preset["detector_epochs"],
                 "optimizer": "adam", **(variant or {})}
     use = {field: training[field] for field in ("architecture", "width")}
@@ -391,6 +400,7 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
     """
     _fittable(run, name)
     trained = name in detectors.TRAINED
+    _once(test_attack)
     fits = (run.preset["detector_seeds"] if fits is None else fits) if trained else 1
     pairs = adversarial(run, test_attack, "test", **knobs)
     fit_knobs = {knob: value for knob, value in (fit_knobs or {}).items() if value is not None}
@@ -421,6 +431,7 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
 
 def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: float | int | str | None) -> dict:
     """The leak controls (`checks`) of the detector `name` trained on `attack`: those that raise, then those that measure."""
+    _once(attack)
     found, record = detector(run, name, attack, **knobs)
     pairs = adversarial(run, attack, "test", **knobs)
 
@@ -444,6 +455,11 @@ def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: fl
     return artifact.record
 
 
+def _once(attack: str) -> None:
+    if "&" in attack:
+        raise InputError(f"{attack!r} holds each test image several times, and no interval would be right: test on {attack.replace('&', '+')!r}.")
+
+
 def _fittable(run: Run, name: str) -> None:
     if not (len(run.data.train) and len(run.data.calibrate)):
         raise InputError(f"{run.data.name} has test pictures only: no detector ({name}) can be fitted or calibrated on them; add a train/ folder.")
@@ -451,6 +467,8 @@ def _fittable(run: Run, name: str) -> None:
 
 def _step(run: Run, step: str, name: str, make: Callable, **what: object) -> Artifact:
     made = time.perf_counter()
+    if len(name) > 150:  # a mixture of many attacks
+        name = f"{name[:100]}-{artifacts.key_of(name)[:12]}"
     artifact = artifacts.load_or_make(run.folder / step / name, make, say=log.warning, **what)
     run.timings[f"{step}/{name}"] = round(time.perf_counter() - made, 2)
     return artifact

@@ -14,7 +14,7 @@ COLOURS = {
     "mim": "#0072B2", "iterative_l2": "#882255",
     "deepfool": "#44AA99", "deepfool_000": "#117733", "jsma": "#AA4499", "jsma_000": "#999933", "ddn": "#332288",
     "read rightly": "#0072B2", "misread": "#D55E00",
-    "id": "#0072B2", "jsd": "#D55E00",
+    "id": "#0072B2", "jsd": "#D55E00", "smd": "#009E73", "spd": "#CC79A7", "spd_shuffled": "#999999",
     "max_softmax": "#009E73", "margin": "#56B4E9", "entropy": "#F0E442", "gradient_norm": "#CC79A7", "noise": "#999999",
 }
 
@@ -91,14 +91,17 @@ def roc(ax: Axes, curves: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> Axes:
     return ax
 
 
-def matrix(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str = "", low: float = 0.5) -> Axes:
+def matrix(ax: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str = "", low: float = 0.5,
+           size: int = 9) -> Axes:
     """A matrix of numbers in [low, 1] with the numbers written in it; rows: trained on, columns: tested on."""
     ax.imshow(values, cmap="cividis", vmin=low, vmax=1)
     for (i, j), value in np.ndenumerate(values):
-        ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=9, color="black" if value > (1 + low) / 2 else "white")
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=size, color="black" if value > (1 + low) / 2 else "white")
     ax.set_xticks(range(len(columns)), columns, rotation=30, ha="right")
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(title=title, xlabel="tested on", ylabel="trained on")
+    ax.set(xlabel="tested on", ylabel="trained on")
+    ax.set_title(title, fontsize=min(12, size + 3))
+    ax.tick_params(labelsize=min(10, size + 1))
     return ax
 
 

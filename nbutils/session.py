@@ -222,6 +222,7 @@ def _determined(seed: int, threads: int, device: torch.device) -> None:
     """Same seed, same machine, same numbers. A CPU needs nothing for it but a fixed number of threads."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.cuda.set_device(device)
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.allow_tf32 = False  # or labels stored by a GPU need not hold on the machine that loads them

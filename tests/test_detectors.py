@@ -111,6 +111,8 @@ def test_sources_stay_together_when_one_has_many_attacked_images(guarded, monkey
     monkeypatch.setattr(train, "fit", lambda net, x, y, *, groups, **k: seen.update(n=len(x), y=y, groups=groups) or {"collapsed": False})
     x, x_adv, index = pairs(10)
     detectors.build("id", guarded).fit(x, torch.cat([x_adv, x_adv]), index, torch.cat([index, index]), **FIT)
+    with pytest.raises(InputError, match="index_adversarial must name the source of each of the 20"):
+        detectors.build("id", guarded).fit(x, torch.cat([x_adv, x_adv]), index, **FIT)
     assert seen["n"] == 30 and seen["y"].tolist() == [0] * 10 + [1] * 20 and seen["groups"].tolist() == [*range(10)] * 3
 
 

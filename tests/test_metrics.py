@@ -96,3 +96,14 @@ def test_rank_correlation_is_spearmans():
     a, b = torch.rand(4, 1, 5, 5), torch.rand(4, 1, 5, 5).round(decimals=1)
     assert metrics.rank_correlation(a, b) == pytest.approx([spearmanr(x.flatten(), y.flatten()).statistic for x, y in zip(a, b, strict=True)])
     assert np.isnan(metrics.rank_correlation(a[:1], torch.zeros(1, 1, 5, 5))).all()
+
+
+def test_without_margins_leaves_what_rows_and_columns_do_not_say():
+    rng = np.random.default_rng(0)
+    added = rng.normal(size=(6, 1)) + rng.normal(size=(1, 6))
+    left = metrics.without_margins(added + 100 * np.eye(6))
+    assert np.isnan(np.diag(left)).all() and np.abs(left[~np.eye(6, dtype=bool)]).max() < 1e-9
+    block = np.zeros((6, 6))
+    block[:3, :3] = 1
+    left = metrics.without_margins(added + block)
+    assert np.nanmean(left[:3, :3]) > 0.1 > 0 > np.nanmean(left[:3, 3:])

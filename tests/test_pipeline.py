@@ -75,6 +75,11 @@ def test_mixtures_of_attacks(smoke):
     assert torch.equal(every.x_adv, torch.cat([fgsm.x_adv, bim.x_adv])) and every.index.tolist() == 2 * fgsm.index.tolist()
     assert pipeline.evaluation(smoke, "id", "fgsm&bim", "fgsm+bim", fits=1).record["n"] == smoke.preset["attacked_test"]
     assert 0 <= pipeline.controls(smoke, "id", "fgsm+bim")["auroc"] <= 1
+    with pytest.raises(InputError, match=r"test on 'fgsm\+bim'"):
+        pipeline.evaluation(smoke, "id", "fgsm", "fgsm&bim")
+    for strange in ("fgsm+bim&mim", "fgsm&fgsm"):
+        with pytest.raises(InputError, match="each attack once"):
+            pipeline.adversarial(smoke, strange)
     with pytest.raises(InputError, match="Attack 'fgms' is unknown"):
         pipeline.adversarial(smoke, "fgsm+fgms")
 
@@ -82,6 +87,9 @@ def test_mixtures_of_attacks(smoke):
 def test_variants_of_a_detector_are_kept_apart(smoke):
     plain, wide = (pipeline.detector(smoke, "id", "fgsm", variant=v)[1]["hash"] for v in (None, {"width": 2.0, "optimizer": "sgd"}))
     assert plain != wide and pipeline.detector(smoke, "id", "fgsm")[1]["hash"] == plain
+    for strange in ({"architecture": "nope"}, {"depth": 3}):
+        with pytest.raises(InputError, match=r"variant .* is unknown"):
+            pipeline.detector(smoke, "id", "fgsm", variant=strange)
     with pytest.raises(InputError, match="optimizer 'adamant' is unknown"):
         pipeline.detector(smoke, "id", "fgsm", variant={"optimizer": "adamant"})
 

@@ -1,11 +1,10 @@
-"""Committed classifiers and saliency models: small, with the record of how they were made, as good as it says; used when the arguments are theirs, else trained."""
+"""Committed classifiers and saliency models: small, with the record of how they were made, as good as it says; used for their arguments only."""
 
 import json
 import os
 from pathlib import Path
 
 import pytest
-import torch
 
 from nbutils import InputError, artifacts, models, pipeline, presets, runner
 from tests.conftest import ROOT, configure

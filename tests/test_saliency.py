@@ -106,9 +106,9 @@ def test_no_hook_stays_behind(trained, mapped):
             broken()
         assert all(not m._forward_hooks for m in model.modules())
     with pytest.raises(InputError, match="no layer whose output is a picture"):
-        saliency.scales(TwoLayers(), x[:1, :, :2, :2].double())
+        saliency.scales(TwoLayers().eval(), x[:1, :, :2, :2].double())
     with pytest.raises(InputError, match="the classifier that it was made for"):
-        mapped.look(TwoLayers(), x[:1])
+        mapped.look(TwoLayers().eval(), x[:1])
 
 
 def test_normalised():
@@ -119,6 +119,35 @@ def test_normalised():
 def test_scales_are_the_last_layers_of_each_size(trained):
     model, x, _ = trained
     assert [(name, tuple(shape[1:])) for name, shape, _ in saliency.scales(model, x[:1])] == [("body.relu1", (16, 8, 8)), ("body.relu2", (32, 4, 4))]
+
+
+class Reused(nn.Module):
+    """One pool and one relu, used again and again, the relu behind a dense layer too; in-place; ends in a pool within a container."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu, self.pool = nn.ReLU(inplace=True), nn.MaxPool2d(2)
+        self.a, self.b = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 8, 3, padding=1)
+        self.c = nn.Sequential(nn.Conv2d(8, 5, 3, padding=1), nn.MaxPool2d(2), nn.Dropout2d())
+        self.d, self.e = nn.Linear(20, 9), nn.Linear(9, 3)
+
+    def forward(self, x):
+        x = self.pool(self.relu(self.b(self.pool(self.relu(self.a(x))))))
+        return self.e(self.relu(self.d(self.c(x).flatten(1))))
+
+
+def test_modules_that_are_used_again_and_containers_that_end_in_a_pool():
+    model, x = Reused().eval(), torch.rand(4, 1, 16, 16)
+    made = saliency.SaliencyModel(model, x[:1]).eval()
+    assert made(x).shape == (4, 1, 16, 16)
+    names = [name for name, _, module in saliency.scales(model, x, every=True) if isinstance(module, nn.Conv2d)]
+    assert names[-1] == "c.0" and torch.equal(saliency.grad_cam(model, x), saliency.grad_cam(model, x, layer="c.0"))
+    saliency.fit(made, x, epochs=1, gate_epochs=1)
+    assert all(p.grad is None for p in model.parameters())  # though they ask for gradients
+    with pytest.raises(InputError, match="train mode"):
+        saliency.scales(model.train(), x)
+    with pytest.raises(InputError, match="no layer for Grad-CAM"):
+        saliency.grad_cam(nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 3)).eval(), x)
 
 
 @pytest.mark.parametrize("shape, resolution", [((3, 32, 32), 32), ((1, 28, 28), 28), ((3, 112, 112), 28), ((3, 45, 60), 60)])

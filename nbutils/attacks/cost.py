@@ -62,6 +62,6 @@ def seconds(*functions: Callable[[], object], repeats: int = 5) -> list[float]:
 
 
 def _clock() -> float:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     return time.perf_counter()

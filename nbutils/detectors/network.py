@@ -85,6 +85,8 @@ class Network(Detector):
         x = torch.cat(seen or [self.look_all(clean), self.look_all(adversarial)])
         y = torch.cat([torch.zeros(len(clean)), torch.ones(len(adversarial))]).long().to(x.device)
         groups = torch.cat([index, index if index_adversarial is None else index_adversarial])
+        if len(groups) != len(x):
+            raise InputError(f"index_adversarial must name the source of each of the {len(adversarial)} adversarial images.")
         mean, std = x.mean((0, 2, 3)).tolist(), x.std((0, 2, 3)).clamp_min(1e-8).tolist()
         for collapses in range(RETRIES):
             use = seed + 1000 * collapses
@@ -118,5 +120,6 @@ class Network(Detector):
         channels = tensors["mean"].shape[1]
         self.net = models.build(architecture, (channels, *shape[1:]), 2, mean=[0.0] * channels, std=[1.0] * channels, width=width)
         self.net.load_state_dict(tensors)
-        self.net.to(next(self.classifier.parameters()).device, memory_format=torch.channels_last)  # as after fit
+        place = next(iter([*self.classifier.parameters(), *self.classifier.buffers()]), torch.empty(0)).device
+        self.net.to(place, memory_format=torch.channels_last)  # as after fit
         return self

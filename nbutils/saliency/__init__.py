@@ -46,11 +46,16 @@ def grad_cam(model: nn.Module, x: torch.Tensor, labels: torch.Tensor | None = No
     """Grad-CAM (Selvaraju et al. 2017): the channels of a layer, weighted by the mean gradient of the class's logit, rectified.
 
     Args:
-        layer: the layer's name; empty: the last whose output is a picture of more than one pixel and no pool's.
+        layer: the layer's name; empty: the last whose output is a picture of more than one pixel and not made by a pool or dropout (of a
+            SqueezeNet that is its map of class scores; "features" is the usual choice).
     Returns:
         (n,1,h,w) at the layer's resolution brought to the image's (bilinear), >= 0, not scaled.
     """
-    layer = layer or [name for name, _, module in scales(model, x[:1], every=True) if "Pool" not in type(module).__name__][-1]
+    if not layer:
+        made = [name for name, _, module in scales(model, x[:1], every=True) if not any(w in type(module).__name__ for w in ("Pool", "Dropout"))]
+        if not made:
+            raise InputError(f"{type(model).__name__} has no layer for Grad-CAM but pools: name one.")
+        layer = made[-1]
     with torch.enable_grad(), taps(model, [layer]) as found:
         logits = model(x.detach().requires_grad_())
         chosen = OUTPUTS["logit"](logits, logits.argmax(1) if labels is None else labels).sum()
@@ -65,6 +70,7 @@ MAPS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
+@torch.no_grad()
 def maps(function: Callable[..., torch.Tensor], model: nn.Module, x: torch.Tensor, labels: torch.Tensor | None = None, *,
          batch: int = 256) -> torch.Tensor:
     """`function(model, x, labels)` in batches, without a graph."""

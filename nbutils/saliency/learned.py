@@ -1,6 +1,7 @@
 """The saliency model of Dabkowski and Gal (2017) as paper 000 uses it: a small U-Net on the protected classifier's own features gives the map."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -17,17 +18,29 @@ SMALL = 64  # pixels a side up to which a map has the image's resolution; above,
 
 
 def scales(model: nn.Module, x: torch.Tensor, *, every: bool = False) -> list[tuple[str, torch.Size, nn.Module]]:
-    """The modules whose outputs are pictures (n,c,h,w) of more than one pixel, in the order of the forward pass: of each size the last, or every."""
-    seen: list[tuple[str, torch.Size, nn.Module]] = []
-    handles = [module.register_forward_hook(lambda m, _, out, name=name: seen.append((name, out.shape, m)) if isinstance(out, torch.Tensor) else None)
-               for name, module in model.named_modules() if name]
+    """The modules whose outputs are pictures (n,c,h,w) of more than one pixel, in the order of the forward pass: of each size the last, or every.
+
+    Each is (name, shape, the module that made it: of a container the one inside whose output it hands on).
+    """
+    if model.training:
+        raise InputError("The model is in train mode: call model.eval() first, or a look at its layers would change them.")
+    seen: dict[str, tuple[str, torch.Size, nn.Module]] = {}
+    last: list = [None, None]
+
+    def note(module: nn.Module, _: object, out: object, name: str) -> None:
+        seen.pop(name, None)  # a module used again is known by its last output, as `taps` leaves it
+        if isinstance(out, torch.Tensor):
+            last[:] = [out, last[1] if out is last[0] else module]
+            seen[name] = (name, out.shape, last[1])
+
+    handles = [module.register_forward_hook(partial(note, name=name)) for name, module in model.named_modules() if name]
     try:
         with torch.no_grad():
             model(x)
     finally:
         for handle in handles:
             handle.remove()
-    pictures = [item for item in seen if len(item[1]) == 4 and min(item[1][2:]) > 1]
+    pictures = [item for item in seen.values() if len(item[1]) == 4 and min(item[1][2:]) > 1]
     if not pictures:
         raise InputError(f"{type(model).__name__} has no layer whose output is a picture (n,c,h,w): its features give no saliency map.")
     return pictures if every else list({item[1][2:]: item for item in pictures}.values())
@@ -64,7 +77,7 @@ class SaliencyModel(nn.Module):
             nn.init.normal_(self.gate.weight, std=channels[0] ** -0.5)
             self.decoder = nn.ModuleList(_Upsampler(a, shape[1], b) for (a, b), shape in zip(pairwise(channels), shapes[1:], strict=True))
             self.out = nn.Conv2d(channels[-1], 2, 1)
-        self.to(x.device)
+        self.to(x.device, x.dtype)
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Maps (n,1,h,w) of images (n,c,h,w) in [0,1]; `labels` (n,) the class looked for, None: the classifier's own prediction."""
@@ -186,9 +199,20 @@ def fit(saliency: SaliencyModel, x: torch.Tensor, *, epochs: int, gate_epochs: i
     generator = torch.Generator(x.device).manual_seed(seed)
     false = {"000": 0.0, "hinge": 0.3}[loss]
     record = {"gate_loss": [], "loss": []}
+    if saliency.classifier.training:
+        raise InputError("The classifier is in train mode: call eval() first, or its features depend on the batch.")
     saliency.to(memory_format=torch.channels_last)  # faster on a CPU
-    for phase, last, parameters in (("gate_loss", gate_epochs, saliency.gate.parameters()),
-                                    ("loss", epochs, [*saliency.decoder.parameters(), *saliency.out.parameters()])):
+    try:
+        _fit(saliency, x, record, false, generator, {"gate_loss": gate_epochs, "loss": epochs}, LOSSES[loss], weights, seed, batch, lr, progress)
+    finally:
+        saliency.eval()
+    return record
+
+
+def _fit(saliency: SaliencyModel, x: torch.Tensor, record: dict, false: float, generator: torch.Generator, epochs: dict, loss: Callable,
+         weights: dict, seed: int, batch: int, lr: float, progress: Callable) -> None:
+    for phase, parameters in (("gate_loss", [*saliency.gate.parameters()]), ("loss", [*saliency.decoder.parameters(), *saliency.out.parameters()])):
+        last = epochs[phase]
         optimizer = torch.optim.Adam(parameters, lr=10 * lr if phase == "gate_loss" else lr, weight_decay=1e-4, fused=True)
         falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, last * -(-len(x) // batch)))
         saliency.train(phase == "loss")
@@ -208,15 +232,13 @@ def fit(saliency: SaliencyModel, x: torch.Tensor, *, epochs: int, gate_epochs: i
                 else:
                     mask = saliency.decode(features, labels, images.shape[2:])
                     shown, hidden = saliency.classifier(torch.cat(masked(images, mask, generator))).chunk(2)
-                    value = LOSSES[loss](shown, hidden, mask, labels, real, **weights).mean()
+                    value = loss(shown, hidden, mask, labels, real, **weights).mean()
                 optimizer.zero_grad()
-                value.backward()
+                value.backward(inputs=parameters)  # the classifier's gradients stay as they are
                 optimizer.step()
                 falling.step()
                 total += value.item() * len(rows)
             record[phase].append(total / len(x))
-    saliency.eval()
-    return record
 
 
 def _labels(logits: torch.Tensor, false: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
