@@ -13,8 +13,9 @@ COLOURS = {
     "fgsm": "#E69F00", "bim": "#56B4E9", "pgd": "#009E73", "pgd_l2": "#CC79A7", "carlini_wagner_l2": "#D55E00",
     "mim": "#0072B2", "iterative_l2": "#882255",
     "deepfool": "#44AA99", "deepfool_000": "#117733", "jsma": "#AA4499", "jsma_000": "#999933", "ddn": "#332288",
-    "read rightly": "#0072B2", "misread": "#D55E00",
+    "read rightly": "#0072B2", "misread": "#E69F00",
     "id": "#0072B2", "jsd": "#D55E00", "smd": "#009E73", "spd": "#CC79A7", "spd_shuffled": "#999999",
+    "spd_constant": "#56B4E9", "spd_random": "#E69F00", "jacobian": "#882255",
     "max_softmax": "#009E73", "margin": "#56B4E9", "entropy": "#F0E442", "gradient_norm": "#CC79A7", "noise": "#999999",
 }
 
