@@ -1,6 +1,6 @@
 """The saliency model of Dabkowski and Gal (2017) as paper 000 uses it: a small U-Net on the protected classifier's own features gives the map."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 
@@ -81,18 +81,14 @@ class SaliencyModel(nn.Module):
 
     def forward(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Maps (n,1,h,w) of images (n,c,h,w) in [0,1]; `labels` (n,) the class looked for, None: the classifier's own prediction."""
-        return self.with_logits(x, labels)[0]
+        features, logits = self.features(x)
+        return self.decode(features, logits.argmax(1) if labels is None else labels, x.shape[2:])
 
     def look(self, model: nn.Module, x: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """`forward` by the contract of all maps; `model` must be the classifier that it was made for."""
         if model is not self.classifier:
             raise InputError("A learned saliency model maps the classifier that it was made for; this is another.")
         return self(x, labels)
-
-    def with_logits(self, x: torch.Tensor, labels: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """The maps, and the classifier's logits (n,k) from the same pass."""
-        features, logits = self.features(x)
-        return self.decode(features, logits.argmax(1) if labels is None else labels, x.shape[2:]), logits
 
     def features(self, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The classifier's features, coarsest first, and its logits."""
@@ -196,49 +192,56 @@ def fit(saliency: SaliencyModel, x: torch.Tensor, *, epochs: int, gate_epochs: i
     """
     if loss not in LOSSES:
         raise InputError(f"loss={loss!r} is unknown: choose one of {', '.join(LOSSES)}.")
-    generator = torch.Generator(x.device).manual_seed(seed)
-    false = {"000": 0.0, "hinge": 0.3}[loss]
-    record = {"gate_loss": [], "loss": []}
     if saliency.classifier.training:
         raise InputError("The classifier is in train mode: call eval() first, or its features depend on the batch.")
-    saliency.to(memory_format=torch.channels_last)  # faster on a CPU
+    generator = torch.Generator(x.device).manual_seed(seed)
+    false = {"000": 0.0, "hinge": 0.3}[loss]
+
+    def look(images: torch.Tensor, false: float) -> tuple:
+        with torch.no_grad():
+            features, logits = saliency.features(images)
+        return features, *_labels(logits, false, generator)
+
+    def gate_loss(images: torch.Tensor) -> torch.Tensor:
+        features, labels, real = look(images, 0.5)
+        return binary_cross_entropy_with_logits(saliency.activation(features[0], labels).mean((1, 2, 3)), real.float())
+
+    def map_loss(images: torch.Tensor) -> torch.Tensor:
+        features, labels, real = look(images, false)
+        mask = saliency.decode(features, labels, images.shape[2:])
+        shown, hidden = saliency.classifier(torch.cat(masked(images, mask, generator))).chunk(2)
+        return LOSSES[loss](shown, hidden, mask, labels, real, **weights).mean()
+
+    saliency.to(memory_format=torch.channels_last).eval()  # faster on a CPU
+    decoder = [*saliency.decoder.parameters(), *saliency.out.parameters()]
     try:
-        _fit(saliency, x, record, false, generator, {"gate_loss": gate_epochs, "loss": epochs}, LOSSES[loss], weights, seed, batch, lr, progress)
+        record = {"gate_loss": _descend(gate_loss, [*saliency.gate.parameters()], x, progress(range(gate_epochs)), gate_epochs, seed, batch, 10 * lr)}
+        saliency.train()
+        return record | {"loss": _descend(map_loss, decoder, x, progress(range(epochs)), epochs, seed, batch, lr)}
     finally:
         saliency.eval()
-    return record
 
 
-def _fit(saliency: SaliencyModel, x: torch.Tensor, record: dict, false: float, generator: torch.Generator, epochs: dict, loss: Callable,
-         weights: dict, seed: int, batch: int, lr: float, progress: Callable) -> None:
-    for phase, parameters in (("gate_loss", [*saliency.gate.parameters()]), ("loss", [*saliency.decoder.parameters(), *saliency.out.parameters()])):
-        last = epochs[phase]
-        optimizer = torch.optim.Adam(parameters, lr=10 * lr if phase == "gate_loss" else lr, weight_decay=1e-4, fused=True)
-        falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, last * -(-len(x) // batch)))
-        saliency.train(phase == "loss")
-        for epoch in progress(range(last)):
-            order = torch.from_numpy(np.random.default_rng([seed, 8, epoch]).permutation(len(x))).to(x.device)
-            total = 0.0
-            for rows in order.split(batch):
-                if len(rows) == 1 < len(x):
-                    continue  # batch normalisation has no variance of one image
-                images = to_float(x[rows])
-                with torch.no_grad():
-                    features, logits = saliency.features(images)
-                labels, real = _labels(logits, 0.5 if phase == "gate_loss" else false, generator)
-                if phase == "gate_loss":
-                    there = saliency.activation(features[0], labels).mean((1, 2, 3))
-                    value = binary_cross_entropy_with_logits(there, real.float())
-                else:
-                    mask = saliency.decode(features, labels, images.shape[2:])
-                    shown, hidden = saliency.classifier(torch.cat(masked(images, mask, generator))).chunk(2)
-                    value = loss(shown, hidden, mask, labels, real, **weights).mean()
-                optimizer.zero_grad()
-                value.backward(inputs=parameters)  # the classifier's gradients stay as they are
-                optimizer.step()
-                falling.step()
-                total += value.item() * len(rows)
-            record[phase].append(total / len(x))
+def _descend(loss: Callable[[torch.Tensor], torch.Tensor], parameters: list[nn.Parameter], x: torch.Tensor, passes: Iterable[int], epochs: int,
+             seed: int, batch: int, lr: float) -> list[float]:
+    """Adam with a falling rate on `loss(images)`, for these parameters alone; the mean loss of each pass."""
+    optimizer = torch.optim.Adam(parameters, lr=lr, weight_decay=1e-4, fused=True)
+    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, epochs * -(-len(x) // batch)))
+    means = []
+    for epoch in passes:
+        order = torch.from_numpy(np.random.default_rng([seed, 8, epoch]).permutation(len(x))).to(x.device)
+        total = 0.0
+        for rows in order.split(batch):
+            if len(rows) == 1 < len(x):
+                continue  # batch normalisation has no variance of one image
+            value = loss(to_float(x[rows]))
+            optimizer.zero_grad()
+            value.backward(inputs=parameters)  # the classifier's gradients stay as they are
+            optimizer.step()
+            falling.step()
+            total += value.item() * len(rows)
+        means.append(total / len(x))
+    return means
 
 
 def _labels(logits: torch.Tensor, false: float, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
