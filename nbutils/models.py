@@ -112,6 +112,24 @@ def _first(error: Exception) -> str:
     return str(error).split("\n")[0].split(". ")[0][:150]
 
 
+def start_from(model: Normalised, given: nn.Module) -> int:
+    """Fill the weights and statistics of `model` with those of `given` that have the same name and fit; returns how many weights did.
+
+    Weights that read k times as many channels (image and Jacobian) start from the given ones k times, divided by k.
+    """
+    state, parameters, filled = model.body.state_dict(), dict(model.body.named_parameters()), 0
+    for name, its in given.state_dict().items():
+        name = name.removeprefix("body.").removeprefix("body.")
+        if name in state:
+            k = state[name].shape[1] // its.shape[1] if state[name].dim() == 4 == its.dim() else 1
+            fitting = its.repeat(1, k, 1, 1) / k if k > 1 else its
+            if state[name].shape == fitting.shape:
+                state[name] = fitting
+                filled += name in parameters
+    model.body.load_state_dict(state)
+    return filled
+
+
 def check(model: nn.Module, x: torch.Tensor, *classes: int) -> int:
     """Refuse a model that breaks the contract: images in [0,1] -> finite logits (n, classes), deterministic, differentiable to the input.
 

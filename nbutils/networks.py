@@ -78,6 +78,21 @@ def appendix_a(shape: Shape, outputs: int, width: float = 1.0, dropout: float = 
     return _pooled(shape, outputs, blocks, hidden=_widths(width, *[128] * (dense - 1)), dropout=dropout, pool=pool)
 
 
+def metzen_branch(shape: Shape, outputs: int, width: float = 1.0, dropout: float = 0.0) -> nn.Sequential:
+    """The detector of Metzen et al. 2017 on a layer of the classifier: 3x3 convolutions 96, 192, 192 with batch normalisation, a 1x1
+    convolution to the outputs, the mean over the picture; while the picture is wider than 8, a pool after each of the first two."""
+    c, h, w = shape
+    layers: list[tuple[str, nn.Module]] = []
+    for i, f in enumerate(_widths(width, 96, 192, 192), 1):
+        layers += [(f"conv{i}", nn.Conv2d(c, f, 3, padding=1, bias=False)), (f"norm{i}", nn.BatchNorm2d(f)), (f"relu{i}", nn.ReLU())]
+        if i < 3 and min(h, w) > 8:
+            layers.append((f"pool{i}", nn.MaxPool2d(2)))
+            h, w = h // 2, w // 2
+        c = f
+    return _sequence(*layers, ("drop", nn.Dropout(dropout)), ("out", nn.Conv2d(c, outputs, 1)), ("mean", nn.AdaptiveAvgPool2d(1)),
+                     ("flatten", nn.Flatten()))
+
+
 class ResNet20(nn.Module):
     """He et al.'s ResNet-20 for CIFAR-10: three stages of three blocks, 16, 32, 64 filters, shortcuts without weights ("option A").
 
@@ -153,10 +168,13 @@ APPENDIX_A = {"no_dropout": {"dropout": 0.0}, "convolutions_3": {"convs": 3}, "c
               "no_pool": {"pool": False}}
 ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "digits_net": digits_net, "mnist_net": mnist_net, "cifar_net": cifar_net, "cifar_net12": partial(cifar_net, depth=12),
-    "assira_net": assira_net, "zhang_net": zhang_net, "vgg11": vgg11, "resnet20": resnet20,
+    "assira_net": assira_net, "zhang_net": zhang_net, "metzen_branch": metzen_branch, "vgg11": vgg11, "resnet20": resnet20,
     "appendix_a": appendix_a, **{f"appendix_a-{name}": partial(appendix_a, **changed) for name, changed in APPENDIX_A.items()},
     **{name: partial(vision.network, name) for name in vision.NETWORKS},
 }
+
+# Grad-CAM's layer, where the last that is a picture would not do: SqueezeNet's is its map of class scores.
+CAM_LAYERS = {"squeezenet1_1": "features"}
 
 # Those whose weights others have trained and published: on what, and the normalisation and outputs of the published network.
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

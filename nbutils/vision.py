@@ -36,15 +36,20 @@ _defined = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def network(name: str, shape: tuple[int, int, int], outputs: int, width: float = 1.0, dropout: float | None = None) -> nn.Module:
-    """torchvision's `name` without weights, for colour pictures of 32x32 and more.
+    """torchvision's `name` without weights, for colour pictures of 32x32 and more, or several maps of three channels stacked.
 
     Raises:
-        InputError: other channels than three, a picture too small, or another width than 1.
+        InputError: channels that are no multiple of three, a picture too small, or another width than 1.
     """
-    if shape[0] != 3 or min(shape[1:]) < 32 or width != 1:
+    if shape[0] % 3 or min(shape[1:]) < 32 or width != 1:
         raise InputError(f"{name} reads colour pictures of 32x32 and more, at its full width; these are {shape}, width {width}.")
     options = {} if dropout is None or name.startswith("resnet") else {"dropout": dropout}
-    return getattr(torchvision(), name)(num_classes=outputs, **options)
+    made = getattr(torchvision(), name)(num_classes=outputs, **options)
+    if shape[0] > 3:  # image and Jacobian
+        where, first = next((n, m) for n, m in made.named_modules() if isinstance(m, nn.Conv2d))
+        wider = nn.Conv2d(shape[0], first.out_channels, first.kernel_size, first.stride, first.padding, bias=first.bias is not None)
+        made.set_submodule(where, wider)
+    return made
 
 
 def published(name: str) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy, interpolate
 
 from nbutils import InputError
@@ -35,6 +36,12 @@ def gradient(model: nn.Module, x: torch.Tensor, labels: torch.Tensor | None = No
         logits = model(x)
         chosen = OUTPUTS[of](logits, logits.argmax(1) if labels is None else labels).sum()
     return torch.autograd.grad(chosen, x, create_graph=create_graph)[0]
+
+
+def in_float64(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model as a function of float64 images, computed in float64."""
+    named = dict([*model.named_parameters(), *model.named_buffers()])
+    return partial(functional_call, model, {name: value.double() if value.is_floating_point() else value for name, value in named.items()})
 
 
 def gradient_map(model: nn.Module, x: torch.Tensor, labels: torch.Tensor | None = None, *, of: str = "logit") -> torch.Tensor:
@@ -83,5 +90,5 @@ def normalised(maps: torch.Tensor) -> torch.Tensor:
     return maps / maps.abs().flatten(1).amax(1).clamp_min(torch.finfo(maps.dtype).tiny)[:, None, None, None]
 
 
-__all__ = ["MAPS", "OUTPUTS", "SaliencyModel", "fit", "grad_cam", "gradient", "gradient_map", "maps", "normalised", "quality", "scales",
+__all__ = ["MAPS", "OUTPUTS", "SaliencyModel", "fit", "grad_cam", "gradient", "gradient_map", "in_float64", "maps", "normalised", "quality", "scales",
            "stand_ins"]

@@ -30,7 +30,8 @@ def scales(model: nn.Module, x: torch.Tensor, *, every: bool = False) -> list[tu
     def note(module: nn.Module, _: object, out: object, name: str) -> None:
         seen.pop(name, None)  # a module used again is known by its last output, as `taps` leaves it
         if isinstance(out, torch.Tensor):
-            last[:] = [out, last[1] if out is last[0] else module]
+            handed_on = out is last[0] and any(True for _ in module.children())  # a layer that works in place is its own maker
+            last[:] = [out, last[1] if handed_on else module]
             seen[name] = (name, out.shape, last[1])
 
     handles = [module.register_forward_hook(partial(note, name=name)) for name, module in model.named_modules() if name]
