@@ -111,12 +111,26 @@ def _digits(root: Path) -> tuple[list[str], Images, None]:
 
 
 def _digits_rgb(root: Path) -> tuple[list[str], Images, None]:
-    """The same digits at 32x32 in random ink on random paper, drawn once for all runs; ink and paper differ by .4 in brightness."""
+    """The same digits in colour."""
     classes, grey, _ = _digits(root)
-    alpha = interpolate(grey.pixels(), size=32, mode="bilinear", align_corners=False)
-    colours = torch.stack([_ink_and_paper(np.random.default_rng([20260, i])) for i in range(len(grey))])
-    ink, paper = colours[:, 0, :, None, None], colours[:, 1, :, None, None]
-    return classes, _images(paper + alpha * (ink - paper), grey.y), None
+    return classes, _inked(grey), None
+
+
+def _mnist_rgb(root: Path) -> tuple[list[str], Images, Images]:
+    """MNIST in colour."""
+    classes, fit, held = _mnist(root)
+    return classes, _inked(fit), _inked(held)
+
+
+def _inked(grey: Images) -> Images:
+    """Grey images at 32x32 in random ink on random paper, drawn once for all runs; ink and paper differ by .4 in brightness."""
+    parts = []
+    for part, numbers in zip(grey.x.split(4096), grey.index.split(4096), strict=True):
+        alpha = interpolate(to_float(part), size=32, mode="bilinear", align_corners=False)
+        colours = torch.stack([_ink_and_paper(np.random.default_rng([20260, i])) for i in numbers.tolist()])
+        ink, paper = colours[:, 0, :, None, None], colours[:, 1, :, None, None]
+        parts.append(_bytes(paper + alpha * (ink - paper)))
+    return Images(torch.cat(parts), grey.y, grey.index)
 
 
 def _ink_and_paper(rng: np.random.Generator) -> torch.Tensor:
@@ -127,8 +141,11 @@ def _ink_and_paper(rng: np.random.Generator) -> torch.Tensor:
 
 
 def _images(x: torch.Tensor, y: np.ndarray | torch.Tensor) -> Images:
-    y = torch.as_tensor(y, dtype=torch.int64)
-    return Images((x * 255).round().clamp(0, 255).to(torch.uint8), y, torch.arange(len(x)))
+    return Images(_bytes(x), torch.as_tensor(y, dtype=torch.int64), torch.arange(len(x)))
+
+
+def _bytes(x: torch.Tensor) -> torch.Tensor:
+    return (x * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _mnist(root: Path) -> tuple[list[str], Images, Images]:
@@ -200,9 +217,10 @@ def _two_parts(train: Sequence[torch.Tensor], test: Sequence[torch.Tensor]) -> t
 
 
 DATASETS: dict[str, Callable] = {
-    "digits": _digits, "digits_rgb": _digits_rgb, "mnist": _mnist, "cifar10": _cifar10, "cats_dogs": _cats_dogs,
+    "digits": _digits, "digits_rgb": _digits_rgb, "mnist": _mnist, "mnist_rgb": _mnist_rgb, "cifar10": _cifar10, "cats_dogs": _cats_dogs,
     "imagenet_subset": _imagenet_subset, "folder": _folder,
 }
+IN_COLOUR = {"digits": "digits_rgb", "mnist": "mnist_rgb"}  # for the questions that grey images do not answer
 
 # Ready lists for CLASSES. 002's ten hold "plant", which is no class of ILSVRC: "pot" (a flower pot) stands in; its keyboard is the computer's.
 CLASS_LISTS = {

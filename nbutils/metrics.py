@@ -109,6 +109,30 @@ def auroc_difference(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor
     return float(here), [low, high]
 
 
+def detection_at(clean: torch.Tensor, adversarial: torch.Tensor, fpr: float) -> float:
+    """The share of adversarial scores (m,) above the threshold that at most the share `fpr` of the clean ones (n,) exceeds."""
+    return float((adversarial > threshold_at(clean, fpr)).double().mean()) if len(adversarial) else float("nan")
+
+
+def detection_difference(a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor], success: torch.Tensor, fpr: float,
+                         seed: int = 0) -> tuple[float, list[float]]:
+    """`detection_at` of detector a minus that of b, each at its own threshold, with its paired bootstrap interval over source images.
+
+    Args:
+        a, b: scores (clean (n,), adversarial (n,)) of the same n source images. success: (n,) adversarial images that count.
+    """
+    rows = np.random.default_rng([seed, 6]).integers(len(success), size=(RESAMPLES, len(success)))
+    wins = success.numpy(force=True).astype(bool)
+    flagged = int(fpr * rows.shape[1] + 1e-9)
+    drawn = []
+    for clean, adversarial in ((s.double().numpy(force=True) for s in pair) for pair in (a, b)):
+        cut = np.partition(clean[rows], -1 - flagged, axis=1)[:, -1 - flagged]  # `threshold_at` of each draw
+        with np.errstate(invalid="ignore"):
+            drawn.append(((adversarial[rows] > cut[:, None]) & wins[rows]).sum(1) / wins[rows].sum(1))
+    here = [detection_at(clean, adversarial[success.bool()], fpr) for clean, adversarial in (a, b)]
+    return here[0] - here[1], list(interval(drawn[0] - drawn[1]))
+
+
 def sizes(x: torch.Tensor, x_adv: torch.Tensor) -> dict[str, torch.Tensor]:
     """Sizes of perturbations, (n,) each: `l0` share of values changed, `l2` norm, `rms` = l2 / sqrt(values), `linf` largest change."""
     delta = (x_adv - x).flatten(1)

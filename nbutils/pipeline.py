@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, networks, saliency, train
 from nbutils.artifacts import Artifact
 from nbutils.data import Images, to_float
+from nbutils.detectors.inconsistency import EMPHASES, SQUEEZERS, STAND_INS, TRANSFORMS, ask, between_0_and_1, emphasised
 from nbutils.presets import run_name
 from nbutils.session import ROOT, Run, folder_of, log
 
@@ -107,7 +109,8 @@ def classifier(run: Run) -> Classifier:
 
 def _committed(run: Run, step: str, arguments: dict) -> tuple[dict, dict] | None:
     """What the project commits for these arguments (a run of the preset's own model, at this seed), as trained; None with RETRAIN."""
-    return None if run.parameters["RETRAIN"] else artifacts.published(PRETRAINED / run_name(run.parameters) / step, arguments)
+    named = PRETRAINED / run_name(run.parameters | {"DATASET": run.data.name, "CHANGES": {}}) / step  # the arguments tell whether it serves
+    return None if run.parameters["RETRAIN"] else artifacts.published(named, arguments)
 
 
 def _as_committed(found: tuple[dict, dict]) -> tuple[dict, dict]:
@@ -210,7 +213,7 @@ def _mixture(run: Run, name: str, split: str, backend: str, changed: dict) -> Ad
 
 
 def _adversarial(run: Run, name: str, split: str, backend: str, changed: dict) -> AdversarialSet:
-    settings = attacks.settings(run.parameters["DATASET"])
+    settings = attacks.settings(run.data.name)
     if backend == "cleverhans":
         settings = attacks.CLEVERHANS_SETTINGS | {k: v for k, v in settings.items() if k in attacks.CLEVERHANS_SETTINGS and "eps" in v}
     if name not in settings:
@@ -344,8 +347,11 @@ def maps(run: Run, kind: str, x: torch.Tensor, labels: torch.Tensor | None = Non
     """Maps (n,1,h,w) of images by one of `saliency.MAPS` or "learned", for the predicted class or `labels` (n,)."""
     if kind not in (*saliency.MAPS, "learned"):
         raise InputError(f"Saliency {kind!r} is unknown: choose one of {', '.join(saliency.MAPS)}, learned.")
+    base = classifier(run)
     function = learned_saliency(run).model.look if kind == "learned" else saliency.MAPS[kind]
-    return saliency.maps(function, classifier(run).model, x, labels)
+    if kind == "grad_cam":
+        function = partial(function, layer=networks.CAM_LAYERS.get(base.record["architecture"], ""))
+    return saliency.maps(function, base.model, x, labels)
 
 
 def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: dict | None = None,
@@ -354,24 +360,31 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: di
 
     Args:
         attack: one setting, or a mixture: "fgsm+bim" (an adversarial image a clean one), "fgsm&bim" (as many as attacks).
-        variant: what differs from the preset: `architecture`, `width`, `epochs`, `optimizer`.
+        variant: what differs from the preset: `architecture`, `width`, `epochs`, `optimizer`. A published architecture that is also the
+            classifier's starts from the classifier's weights (paper 002 on ImageNet).
     Returns:
         the detector and its record (empty for scalars).
     """
     base = classifier(run)
-    through = learned_saliency(run) if name in detectors.LEARNED else None
-    made = detectors.build(name, base.model, through and through.model)
     if name not in detectors.TRAINED:
-        return made, {}
+        return detectors.build(name, base.model), {}
     _fittable(run, name)
     pairs = adversarial(run, attack, "train", **knobs)
+    through = learned_saliency(run) if name in detectors.LEARNED else None
+    bank = detectors.others(name, base.model, pairs.x, pairs.x_adv, seed=run.seed) if name in detectors.STAND_INS else None
+    made = detectors.build(name, base.model, through.model if through else bank)
     strange = set(variant or {}) - {"architecture", "width", "epochs", "optimizer"}
     if strange or (variant or {}).get("architecture", run.preset["detector"]) not in networks.ARCHITECTURES:
         raise InputError(f"variant {variant} is unknown: choose architecture (one of {', '.join(networks.ARCHITECTURES)}), width, epochs, optimizer.")
     training = {"architecture": run.preset["detector"], "width": run.preset["detector_width"], "epochs": run.preset["detector_epochs"],
-                "optimizer": "adam", **(variant or {})}
+                "optimizer": "adam"}
+    if name in detectors.OWN_ARCHITECTURE:
+        training |= {"architecture": detectors.OWN_ARCHITECTURE[name], "width": run.preset["variation_width"]}
+    training |= variant or {}
     use = {field: training[field] for field in ("architecture", "width")}
-    arguments = {"detector": name, **training, "seed": run.seed, "fit": fit}
+    start = base.model if use["architecture"] == base.record["architecture"] in networks.PUBLISHED else None
+    arguments = {"detector": name, **training, "seed": run.seed, "fit": fit, **({"start": True} if start else {})}
+    arguments |= {"features": knobs} if (knobs := getattr(detectors.TRAINED[name], "keywords", None)) else {}
     once = torch.from_numpy(np.unique(pairs.index.cpu().numpy(), return_index=True)[1]).sort().values.to(run.device)  # a clean image is one
 
     def make(folder: Path) -> tuple[dict, dict]:
@@ -379,15 +392,16 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: di
         if run.kept.get("seen", [None])[0] != (name, pairs.artifact.hash):  # the fits of one kind look once
             run.kept["seen"] = ((name, pairs.artifact.hash), (made.look_all(pairs.x[once]), made.look_all(pairs.x_adv)))
         seen = run.kept["seen"][1]
-        record = made.fit(pairs.x[once], pairs.x_adv, pairs.index[once], pairs.index, seen=seen, seed=run.seed * 100 + fit, folder=folder,
-                          progress=bar, **training)
+        record = made.fit(pairs.x[once], pairs.x_adv, pairs.index[once], pairs.index, seen=seen, seed=run.seed * 100 + fit, start=start,
+                          folder=folder, progress=bar, **training)
         record["train_auroc"] = checks.score_sign(made, *seen, seen=True)
         return made.state(), record
 
     label = [name, pairs.artifact.path.name, *(f"{k}{v}" for k, v in (variant or {}).items()), str(fit)]
     artifact = _step(run, "detector", "-".join(label), make, arguments=arguments,
                      parents={"pairs": pairs.artifact} | ({"saliency": through.artifact} if through else {}),
-                     code=(detectors.Network, detectors.TRAINED[name], networks.ARCHITECTURES[use["architecture"]], checks.score_sign))
+                     code=(detectors.Network, detectors.TRAINED[name], networks.ARCHITECTURES[use["architecture"]], checks.score_sign,
+                           *([detectors.others] if bank else [])))
     return made.load(artifact.tensors, run.data.shape, **use), {**artifact.record, "hash": artifact.hash}
 
 
@@ -453,6 +467,69 @@ def controls(run: Run, name: str, attack: str, *, fpr: float = 0.05, **knobs: fl
             detectors.TRAINED.get(name) or detectors.SCALARS[name])
     artifact = _step(run, "controls", f"{name}-{pairs.artifact.path.name}", make, arguments=arguments, parents={"pairs": pairs.artifact}, code=code)
     return artifact.record
+
+
+def inconsistency(run: Run, attack: str, grid: dict[str, dict], **knobs: float | int | str | None) -> Artifact:
+    """How modifications of the test images, and of what `attack` made of them, change the classifier's answer (paper 003).
+
+    Args:
+        grid: by name the knobs of `emphasised` and `maps` ("grad_cam", "learned", one of `saliency.MAPS`; "swapped": Grad-CAM of the class that
+            the image's other version has; or one of STAND_INS), or {"squeeze": a squeezer}.
+    Returns:
+        an artifact with, of each modification in the grid's order, the L1 distance between the softmaxes `clean_far`, `adversarial_far` (g,n) and
+        the label of the modified image `clean_label`, `adversarial_label` (g,n); the labels before, `clean_before`, `adversarial_before`, `y`,
+        `success`; the `mean` that is subtracted, the classifier's own where it has one. Adversarial images are rounded to 8 bits, as clean
+        ones are: else a squeezer to 8 bits would tell them by their storage.
+    """
+    _once(attack)
+    _askable(run, grid)
+    base, pairs = classifier(run), adversarial(run, attack, **knobs)
+    mean = next((m.mean for m in base.model.modules() if isinstance(m, models.Normalised)), None)
+    if mean is None:
+        mean = (run.data.train if len(run.data.train) else run.data.test)[:2000].pixels().mean((0, 2, 3)).view(1, -1, 1, 1)
+    through = learned_saliency(run) if any(knob.get("maps") == "learned" for knob in grid.values()) else None
+
+    def make(folder: Path) -> tuple[dict, dict]:
+        stored = to_float((pairs.x_adv * 255).round().to(torch.uint8))
+        labels, labels_adv = (models.predict(base.model, x).argmax(1) for x in (pairs.x, stored))
+        success = labels_adv != labels if pairs.target is None else labels_adv == pairs.target
+        tensors = {"y": pairs.y, "success": success, "index": pairs.index, "clean_before": labels, "adversarial_before": labels_adv,
+                   "mean": mean.clone()}
+        for side, x, own, other in (("clean", pairs.x, labels, labels_adv), ("adversarial", stored, labels_adv, labels)):
+            laid = {kind: _laid(run, kind, x, other if kind == "swapped" else own) for kind in {k["maps"] for k in grid.values() if "maps" in k}}
+            tensors[f"{side}_far"], tensors[f"{side}_label"] = ask(base.model, x, [partial(_modified, knob, laid, mean) for knob in grid.values()])
+        return tensors, {"names": list(grid), "n": len(pairs.x), "success_rate": success.float().mean().item()}
+
+    ordered = list(grid.items())
+    parents = {"pairs": pairs.artifact, "classifier": base.artifact} | ({"saliency": through.artifact} if through else {})
+    arguments = {"grid": ordered, "mean": mean.flatten().tolist(), "layer": networks.CAM_LAYERS.get(base.record["architecture"], "")}
+    return _step(run, "inconsistency", f"{artifacts.key_of(ordered)[:8]}-{pairs.artifact.path.name}", make, arguments=arguments, parents=parents,
+                 code=(ask, _modified, _laid, models.predict, Images))
+
+
+def _laid(run: Run, kind: str, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    found = between_0_and_1(maps(run, "grad_cam" if kind in ("swapped", *STAND_INS) else kind, x, labels))
+    return STAND_INS[kind](found, run.seed) if kind in STAND_INS else found
+
+
+def _modified(knobs: dict, laid: dict, mean: torch.Tensor, x: torch.Tensor, rows: slice) -> torch.Tensor:
+    if "squeeze" in knobs:
+        return SQUEEZERS[knobs["squeeze"]](x)
+    return emphasised(x, laid[knobs["maps"]][rows], mean, **{name: value for name, value in knobs.items() if name != "maps"})
+
+
+def _askable(run: Run, grid: dict[str, dict]) -> None:
+    """Refuse a modification that is not there, or one that needs colour of grey pictures."""
+    known = {"squeeze": SQUEEZERS, "maps": (*saliency.MAPS, "learned", "swapped", *STAND_INS), "emphasis": EMPHASES, "transform": TRANSFORMS}
+    for name, modification in grid.items():
+        for knob, value in modification.items():
+            if knob in known and value not in known[knob]:
+                raise InputError(f"Modification {name!r} has the {knob} {value!r}, which is unknown: choose one of {', '.join(known[knob])}.")
+        strange = set(modification) - {*known, "theta", "transform_first"}
+        if strange or ("squeeze" not in modification and not {"maps", "theta"} <= set(modification)):
+            raise InputError(f"Modification {name!r} must hold squeeze, or maps and theta with emphasis, transform, transform_first at most.")
+        if run.data.shape[0] != 3 and "squeeze" not in modification:
+            raise InputError(f"{run.data.name} is grey, and modification {name!r} needs colour: squeezers alone do not.")
 
 
 def _once(attack: str) -> None:

@@ -22,7 +22,7 @@ FIELDS = {
     "detector_epochs": "passes over clean and attacked images, detector",
     "detector_seeds": "detectors fitted for a main cell, each with a seed of its own",
     "variation_fits": "detectors fitted for each of paper 000's variations of ID and JSD (appendix A)",
-    "variation_width": "factor on their numbers of filters",
+    "variation_width": "factor on their numbers of filters, and on those of Metzen's branch",
     "saliency_train": "clean training images of the learned saliency model (0: all)",
     "saliency_epochs": "passes over them",
     "saliency_area": "weight of the map's area in its loss, chosen on clean images",
@@ -35,8 +35,8 @@ SWEEP = [0.3, 0.4, 0.5, 0.6, 0.7]  # paper 000's choice of dropout
 
 
 def run_name(parameters: dict) -> str:
-    """The folder of a run: data set, preset, seed, and a mark of model, weights or pictures where they are not the preset's."""
-    own = [parameters[name] for name in ("MODEL", "WEIGHTS", "SOURCE", "CLASSES")]
+    """The folder of a run: data set, preset, seed, and a mark of model, weights, pictures or changes where they are not the preset's."""
+    own = [parameters[name] for name in ("MODEL", "WEIGHTS", "SOURCE", "CLASSES", *(["CHANGES"] if parameters["CHANGES"] else []))]
     own += [parameters["DATA_ROOT"]] if parameters["DATASET"] in ("folder", "cats_dogs", "imagenet_subset") else []
     mark = f"-{hashlib.sha256(json.dumps(own).encode()).hexdigest()[:8]}" if any(own) else ""
     return f"{parameters['DATASET']}-{parameters['PRESET']}-s{parameters['SEED']}{mark}"
@@ -102,4 +102,4 @@ PRESETS = {
         "paper": _preset("vgg11", "vgg11", **_PAPER, epochs=60, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=10, chunk=200),
     },
 }
-PRESETS["digits_rgb"] = PRESETS["digits"]
+PRESETS["digits_rgb"], PRESETS["mnist_rgb"] = PRESETS["digits"], PRESETS["mnist"]

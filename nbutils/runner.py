@@ -109,7 +109,7 @@ def _mean_rows(tables: list[list[dict]]) -> list[dict]:
 def _out(parameters: dict) -> Path:
     """The folder of a run; `session.configure` makes the same."""
     p = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "OUT": "runs", "MODEL": "", "WEIGHTS": "", "DATA_ROOT": "", "SOURCE": "", "CLASSES": [],
-         **parameters}
+         "CHANGES": {}, **parameters}
     return (ROOT / Path(str(p["OUT"])).expanduser()).resolve() / run_name(p)
 
 

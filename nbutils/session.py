@@ -36,6 +36,7 @@ PARAMETERS = {
     "MODEL": (str, "an architecture or package.module:factory"),
     "WEIGHTS": (str, "a file, torchvision, or none"),
     "RETRAIN": (bool, "True or False"),
+    "CHANGES": (dict, "fields of the preset, with their values"),
     "EPS_255": (float, "0 or more"),
     "STEPS": (int, "0 or more"),
     "BACKEND": (str, "nbutils or cleverhans"),
@@ -44,9 +45,9 @@ PARAMETERS = {
     "FPR": (float, "between 0 and 1"),
 }
 LARGEST = {"SEED": 2**31, "THREADS": 1025, "STEPS": 10**6, "EPS_255": 256, "FPR": 1}  # under these
-COMMON = ["DATASET", "PRESET", "SEED", "DEVICE", "THREADS", "DATA_ROOT", "OUT", "SOURCE", "CLASSES", "MODEL", "WEIGHTS", "RETRAIN"]
+COMMON = ["DATASET", "PRESET", "SEED", "DEVICE", "THREADS", "DATA_ROOT", "OUT", "SOURCE", "CLASSES", "MODEL", "WEIGHTS", "RETRAIN", "CHANGES"]
 DEFAULTS = {"DATASET": "digits", "PRESET": "quick", "SEED": 0, "DEVICE": "auto", "THREADS": 0, "DATA_ROOT": "", "OUT": "runs", "SOURCE": "",
-            "CLASSES": [], "MODEL": "", "WEIGHTS": "", "RETRAIN": False}
+            "CLASSES": [], "MODEL": "", "WEIGHTS": "", "RETRAIN": False, "CHANGES": {}}
 
 # The series, in order: the parameters each notebook has beside the common ones.
 NOTEBOOKS = {
@@ -56,7 +57,9 @@ NOTEBOOKS = {
     "03_saliency": ["ATTACKS"],
     "04_image_and_jacobian": ["ATTACKS", "DETECTORS", "EPS_255", "FPR"],
     "05_model_based_saliency": ["ATTACKS", "DETECTORS", "FPR"],
+    "06_gradcam_consistency": ["ATTACKS"],
 }
+IN_COLOUR = ("06_gradcam_consistency",)  # those that see grey images inked: `data.IN_COLOUR`
 
 
 @dataclass
@@ -67,7 +70,8 @@ class Run:
     parameters: dict
     preset: dict
     device: torch.device
-    folder: Path
+    folder: Path  # of the artifacts
+    shown: Path  # of results and figures: another one where grey images were inked
     started: float = field(default_factory=time.perf_counter)
     timings: dict = field(default_factory=dict)
     kept: dict = field(default_factory=dict)  # what this run has loaded already
@@ -79,7 +83,7 @@ class Run:
     @cached_property
     def data(self) -> data.Dataset:
         counts = {name: self.preset[name] for name in ("train", "calibrate", "test")}
-        return data.load(self.parameters["DATASET"], seed=self.seed, root=self.root, source=self.parameters["SOURCE"],
+        return data.load(_pictures(self.notebook, self.parameters["DATASET"]), seed=self.seed, root=self.root, source=self.parameters["SOURCE"],
                          classes=self.parameters["CLASSES"], device=self.device, **counts)
 
     @property
@@ -100,7 +104,7 @@ class Run:
 
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-        path = self.folder / "figures" / f"{self.notebook}-{name}.png"
+        path = self.shown / "figures" / f"{self.notebook}-{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         artifacts.atomically(path, buffer.getvalue())
 
@@ -118,7 +122,7 @@ class Run:
             "timings": {**self.timings, "notebook": round(time.perf_counter() - self.started, 2)},
         }
         text = json.dumps(_plain(result), indent=1, sort_keys=True, allow_nan=False) + "\n"
-        path = self.folder / "results" / f"{self.notebook}.json"
+        path = self.shown / "results" / f"{self.notebook}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         artifacts.atomically(path, text.encode())
         return json.loads(text)
@@ -165,7 +169,7 @@ def configure(notebook: str, parameters: dict) -> Run:
             if item not in known:
                 short = [choice for choice in known if not choice[0].isdigit()]  # without the papers' own
                 raise InputError(f"{name} holds {item!r}, which is unknown: choose among {', '.join(short)}.")
-    preset = dict(PRESETS[p["DATASET"]][p["PRESET"]])
+    preset = _changed(PRESETS[p["DATASET"]][p["PRESET"]], p["CHANGES"])
     if p["MODEL"] and ":" not in p["MODEL"] and p["MODEL"] not in networks.ARCHITECTURES:
         models.build(p["MODEL"], (1, 8, 8), 2)  # raises the sentence about unknown models
     if p["WEIGHTS"] == "torchvision" and (p["MODEL"] or preset["classifier"]) not in vision.NETWORKS:
@@ -174,12 +178,17 @@ def configure(notebook: str, parameters: dict) -> Run:
         raise InputError(f"WEIGHTS {p['WEIGHTS']!r} is no file.")
     device = _device(p["DEVICE"])
     _determined(p["SEED"], p["THREADS"], device)
-    folder = folder_of(p["OUT"]) / run_name(p)
+    shown, folder = (folder_of(p["OUT"]) / run_name(p | {"DATASET": name}) for name in (p["DATASET"], _pictures(notebook, p["DATASET"])))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"OUT {p['OUT']!r} cannot be made a folder ({error.strerror}): choose another.") from error
-    return Run(notebook, p, preset, device, folder)
+    return Run(notebook, p, preset, device, folder, shown)
+
+
+def _pictures(notebook: str, dataset: str) -> str:
+    """The data set that a notebook looks at."""
+    return data.IN_COLOUR.get(dataset, dataset) if notebook in IN_COLOUR else dataset
 
 
 def _typed(name: str, value: object) -> object:
@@ -202,6 +211,29 @@ def _typed(name: str, value: object) -> object:
     if name in LARGEST and value >= LARGEST[name]:
         raise InputError(f"{name} must be under {LARGEST[name]}, but is {value!r}.")
     return float(value) if kind is float else value
+
+
+AT_LEAST = {"epochs": 1, "detector_epochs": 1, "detector_seeds": 1, "chunk": 1, "pgd_steps": 1, "saliency_epochs": 1, "calibrate": 1e-6,
+            "width": 1e-6, "detector_width": 1e-6, "variation_width": 1e-6}  # fields of a preset that must not be 0
+
+
+def _changed(preset: dict, changes: dict) -> dict:
+    """The preset with some fields changed, each to a value of its own kind."""
+    for name, value in changes.items():
+        if name not in preset:
+            raise InputError(f"CHANGES holds {name!r}, which is no field of a preset: choose among {', '.join(preset)}.")
+        now = preset[name]
+        if name == "dropouts":
+            right = isinstance(value, list) and value and all(d is None or (type(d) in (int, float) and 0 <= d < 1) for d in value)
+        else:
+            right = type(value) is type(now) or (type(now) is float and type(value) is int)
+        if type(value) in (int, float) and name != "dropouts":
+            right = right and math.isfinite(value) and value >= AT_LEAST.get(name, 0) and not (value == 1 and name in ("train", "attacked_train"))
+        if not right:
+            raise InputError(f"CHANGES must give {name} a value like {now!r}, not {value!r}.")
+        if name in ("classifier", "detector") and value not in networks.ARCHITECTURES:
+            raise InputError(f"CHANGES names the {name} {value!r}, which is unknown: choose one of {', '.join(networks.ARCHITECTURES)}.")
+    return {**preset, **changes}
 
 
 def _device(name: str) -> torch.device:

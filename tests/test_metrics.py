@@ -107,3 +107,26 @@ def test_without_margins_leaves_what_rows_and_columns_do_not_say():
     block[:3, :3] = 1
     left = metrics.without_margins(added + block)
     assert np.nanmean(left[:3, :3]) > 0.1 > 0 > np.nanmean(left[:3, 3:])
+
+
+def test_detection_at_one_rate_of_false_alarms_by_hand():
+    clean, adversarial = torch.arange(10.0), torch.tensor([3.0, 7.5, 8.5, 9.5])
+    assert metrics.detection_at(clean, adversarial, 0.1) == 0.5  # the threshold is 8: one of ten lies above
+    assert metrics.detection_at(clean, adversarial, 0.0) == 0.25
+    assert np.isnan(metrics.detection_at(clean, adversarial[:0], 0.1))
+
+
+def test_difference_of_detection_is_paired_and_has_the_bootstraps_spread():
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = torch.rand(400, generator=generator), torch.rand(400, generator=generator)
+    success = torch.arange(400) % 4 > 0
+    better, worse = (clean, noise + 0.4), (clean, noise + 0.3)
+    difference, (low, high) = metrics.detection_difference(better, worse, success, 0.05, seed=1)
+    want = metrics.detection_at(clean, better[1][success], 0.05) - metrics.detection_at(clean, worse[1][success], 0.05)
+    assert difference == want and 0 < low < want < high < 0.2  # paired: the threshold is common, and every hit of the worse one of the better too
+    assert metrics.detection_difference(better, better, success, 0.05) == (0.0, [0.0, 0.0])
+    other = torch.rand(400, generator=generator), worse[1]
+    rows = torch.from_numpy(np.random.default_rng([3, 6]).integers(400, size=(metrics.RESAMPLES, 400)))
+    naive = [metrics.detection_at(clean[r], better[1][r[success[r]]], 0.05) - metrics.detection_at(other[0][r], other[1][r[success[r]]], 0.05)
+             for r in rows]
+    assert metrics.detection_difference(better, other, success, 0.05, seed=3)[1] == pytest.approx(metrics.interval(np.array(naive)))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import InputError, __main__, attacks, data, models, pipeline, presets
+from nbutils import InputError, __main__, attacks, data, detectors, models, pipeline, presets, saliency
+from nbutils.detectors import inconsistency
 from tests.conftest import ROOT, configure, python
 
 MAKE = ("make", "evaluation", "--preset", "smoke", "--threads", "1", "--device", "cpu", "--attack", "fgsm", "pgd", "--detector", "id")
@@ -300,3 +301,63 @@ def test_minimal_attacks_go_through_the_corridor_with_their_controls(tmp_path):
         assert made.record["success_rate"] > 0.3 and made.record["forwards_per_image"] > 1, name
     found = pipeline.controls(run, "id", "deepfool")
     assert 0 <= found["auroc"] <= 1 and found["n"] == 16
+
+
+def test_inconsistency_asks_about_both_versions_of_each_image(tmp_path):
+    run = configure(tmp_path, "06_gradcam_consistency", ATTACKS=["fgsm"])
+    kinds = ("grad_cam", "swapped", "shuffled", "random", "uniform")
+    grid = {"nothing": {"maps": "grad_cam", "theta": 0.0}, "stored": {"squeeze": "8-bit"}, **{
+        t: {"maps": "grad_cam", "theta": 0.0, "transform": t} for t in ("colour_reversing", "zero_mean")}, **{
+        kind: {"maps": kind, "theta": 0.4} for kind in kinds}}
+    found = pipeline.inconsistency(run, "carlini_wagner_l2", grid)
+    t, names, pairs, model = found.tensors, found.record["names"], pipeline.adversarial(run, "carlini_wagner_l2"), pipeline.classifier(run).model
+    stored = (pairs.x_adv * 255).round() / 255
+    assert names == list(grid) and not torch.equal(stored, pairs.x_adv) and torch.equal(t["mean"], model.mean) and t["mean"].min() > 0.1
+    for side, x, other in (("clean", pairs.x, stored), ("adversarial", stored, pairs.x)):
+        before = model(x).softmax(1)
+        assert torch.equal(t[f"{side}_before"], before.argmax(1))
+        for quiet in ("nothing", "stored"):  # nothing tells the two sides by how they are stored
+            assert t[f"{side}_far"][names.index(quiet)].max() < 1e-5 and torch.equal(t[f"{side}_label"][names.index(quiet)], before.argmax(1))
+        cams = {kind: inconsistency.between_0_and_1(saliency.grad_cam(model, x, label))
+                for kind, label in (("grad_cam", before.argmax(1)), ("swapped", model(other).argmax(1)))}
+        cams |= {kind: stand_in(cams["grad_cam"], 0) for kind, stand_in in inconsistency.STAND_INS.items()}
+        modified = {"colour_reversing": x.flip(1), "zero_mean": x - model.mean}
+        modified |= {kind: (x + 0.4 * inconsistency.jet(cam)).clamp(0, 1) for kind, cam in cams.items()}
+        for name, z in modified.items():
+            after = model(z).softmax(1)
+            assert torch.allclose(t[f"{side}_far"][names.index(name)], (after - before).abs().sum(1), atol=1e-4), name
+    assert torch.equal(t["success"], t["adversarial_before"] != t["clean_before"])
+    again, turned = (pipeline.inconsistency(run, "carlini_wagner_l2", g) for g in (grid, dict(reversed(grid.items()))))
+    assert again.hash == found.hash and turned.path != found.path and torch.equal(turned.tensors["clean_far"].flip(0), t["clean_far"])
+
+
+@pytest.mark.parametrize(("modification", "sentence"), [
+    ({"maps": "gradcam", "theta": 0.1}, "has the maps 'gradcam', which is unknown: choose one of logit_gradient"),
+    ({"squeeze": "9-bit"}, "has the squeeze '9-bit'"), ({"maps": "random", "theta": 0.1, "transform": "color"}, "has the transform 'color'"),
+    ({"maps": "random", "theta": 0.1, "emphasis": "jet"}, "has the emphasis 'jet'"), ({"theta": 0.1}, "must hold squeeze, or maps and theta"),
+    ({"maps": "random"}, "must hold squeeze, or maps and theta"), ({"squeeze": "1-bit", "size": 3}, "must hold squeeze"),
+])
+def test_a_modification_that_is_not_there_gets_a_sentence(smoke, tmp_path, modification, sentence):
+    run = configure(tmp_path, "06_gradcam_consistency", ATTACKS=["fgsm"])
+    with pytest.raises(InputError, match=f"Modification 'mine' {sentence}"):
+        pipeline.inconsistency(run, "fgsm", {"mine": modification})
+    assert not list(tmp_path.rglob("meta.json"))
+    with pytest.raises(InputError, match="holds each test image several times"):
+        pipeline.inconsistency(run, "fgsm&bim", {})
+    with pytest.raises(InputError, match="digits is grey, and modification 'mine' needs colour"):
+        pipeline.inconsistency(smoke, "fgsm", {"mine": {"maps": "grad_cam", "theta": 0.1}})
+
+
+def test_a_detectors_reading_and_start_are_part_of_what_it_is(smoke, monkeypatch):
+    from functools import partial
+
+    pipeline.adversarial(smoke, "fgsm", "train")
+    asked = []
+    monkeypatch.setattr(pipeline, "_step", lambda run, step, name, make, **what: asked.append(what["arguments"]) or 1 / 0)
+    for name in ("jsd", "jsd_scaled"):
+        with pytest.raises(ZeroDivisionError):
+            pipeline.detector(smoke, name, "fgsm")
+    monkeypatch.setitem(detectors.TRAINED, "jsd_scaled", partial(detectors.TRAINED["jsd_scaled"].func, scaled=False))
+    with pytest.raises(ZeroDivisionError):
+        pipeline.detector(smoke, "jsd_scaled", "fgsm")
+    assert "features" not in asked[0] and asked[1]["features"]["scaled"] and not asked[2]["features"]["scaled"]

@@ -43,6 +43,14 @@ WRONG = [
     ({"SOURCE": "imagenette"}, "SOURCE and CLASSES choose pictures of imagenet_subset; DATASET is digits"),
     ({"CLASSES": ["tench"]}, "SOURCE and CLASSES choose pictures"),
     ({"RETRAIN": 1}, "RETRAIN must be bool"),
+    ({"CHANGES": [1]}, "CHANGES must be dict"),
+    ({"CHANGES": {"attacked": 5}}, "CHANGES holds 'attacked', which is no field of a preset: choose among classifier"),
+    ({"CHANGES": {"attacked_test": "5"}}, "CHANGES must give attacked_test a value like 40, not '5'"),
+    ({"CHANGES": {"attacked_test": -5}}, "CHANGES must give attacked_test a value like 40, not -5"),
+    *[({"CHANGES": {name: value}}, f"CHANGES must give {name} a value like") for name, value in (
+        ("epochs", 0), ("detector_epochs", 0), ("dropouts", []), ("dropouts", ["a"]), ("dropouts", [2.0]), ("width", float("nan")), ("chunk", 0),
+        ("detector_seeds", 0), ("train", 1), ("attacked_train", 1), ("calibrate", 0), ("refit", 1))],
+    ({"CHANGES": {"detector": "smd9"}}, "CHANGES names the detector 'smd9', which is unknown: choose one of digits_net"),
     ({"WEIGHTS": "nowhere.pt"}, "WEIGHTS 'nowhere.pt' is no file"),
     ({"WEIGHTS": "torchvision"}, "WEIGHTS 'torchvision' needs a MODEL that torchvision publishes: squeezenet1_1"),
 ]
@@ -55,6 +63,27 @@ def test_wrong_parameters_get_one_sentence_before_any_work(wrong, sentence, tmp_
         session.start("04_image_and_jacobian", {**SMOKE, "OUT": str(tmp_path), **wrong})
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*"))
+
+
+def test_a_changed_preset_has_a_folder_of_its_own_and_the_committed_networks(tmp_path):
+    from nbutils import artifacts, pipeline
+
+    plain, changed = (configure(tmp_path, DATASET="mnist", PRESET="quick", CHANGES=c) for c in ({}, {"attacked_test": 7, "detector_width": 1}))
+    assert changed.preset == {**plain.preset, "attacked_test": 7, "detector_width": 1} and changed.folder != plain.folder
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifacts, "published", lambda folder, arguments: asked.append(folder))
+        for run in (plain, changed):
+            pipeline._committed(run, "classifier", {})
+    assert asked[0] == asked[1]
+
+
+def test_a_notebook_that_needs_colour_inks_grey_images_and_reports_where_it_was_asked(tmp_path):
+    grey, colour = configure(tmp_path, "04_image_and_jacobian"), configure(tmp_path, "06_gradcam_consistency", ATTACKS=["fgsm"])
+    assert grey.data.name == "digits" and colour.data.name == "digits_rgb" and colour.data.shape[0] == 3
+    assert colour.folder.name == "digits_rgb-smoke-s0" and colour.shown == grey.shown == grey.folder
+    colour.record(key=("a", 1.0), tables={})
+    assert (grey.folder / "results" / "06_gradcam_consistency.json").exists()
 
 
 def test_backend_and_steps_belong_to_notebook_02(tmp_path):

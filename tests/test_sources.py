@@ -42,6 +42,15 @@ def test_mnist_is_read_as_written_and_numbered_over_both_parts(tiny_mnist):
     assert len(torch.cat([d.train.index, d.calibrate.index, d.test.index]).unique()) == 40
 
 
+def test_inked_mnist_has_the_same_labels_and_splits_in_colours_of_its_own(tiny_mnist):
+    grey, colour = (data.load(name, root=tiny_mnist, calibrate=5, seed=1) for name in ("mnist", "mnist_rgb"))
+    assert data.IN_COLOUR["mnist"] == "mnist_rgb" and colour.shape == (3, 32, 32)
+    for a, b in ((grey.train, colour.train), (grey.test, colour.test), (grey.calibrate, colour.calibrate)):
+        assert torch.equal(a.index, b.index) and torch.equal(a.y, b.y)
+    flat = colour.train.pixels().flatten(2)
+    assert len({tuple(pixel.tolist()) for pixel in flat[:, :, 0]}) == len(flat)  # each on paper of its own
+
+
 @pytest.mark.parametrize(("spoil", "sentence"), [
     (lambda b: b[:-1], "truncated or too long"), (lambda b: b + b"x", "truncated or too long"), (lambda b: b"PK" + b, "no idx file"),
     (lambda b: b[:6], "truncated"), (lambda b: b"", "no idx file"),

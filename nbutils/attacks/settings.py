@@ -61,6 +61,10 @@ def _printed(dataset: str) -> dict[str, dict]:
             found[f"002.iterative_l2{name}_{k}"] = {"attack": "iterative_l2", "norm": "l2", "eps": k * size, "step": k * size / 10, "steps": 10,
                                                     "surface": "sphere"}
     found["002.carlini_wagner_l2"] = minimal | {"targeted": True}
+    # 003: FGSM "tuned", so a range of eps; C&W from Carlini's code, targeted; of "_quick" as many steps as two cores have time for.
+    found |= {f"003.fgsm_{k}": {"attack": "fgsm", "eps": k / 255} for k in (1, 2, 4, 8)}
+    cw = {"attack": "carlini_wagner_l2", "search_steps": 9, "steps": 1000, "lr": 0.01, "const": 0.001, "targeted": True}
+    found |= {"003.carlini_wagner_l2": cw, "003.carlini_wagner_l2_quick": cw | {"search_steps": 3, "steps": 100, "const": 1.0}}
     # 004: 8/255 on CIFAR-10 with 40 steps of 2/255; it states nothing for MNIST (0.15) and 4 to 8/255 for ImageNet.
     eps = 0.15 if grey else 4 / 255 if photograph else 8 / 255
     found |= {"004.fgsm": {"attack": "fgsm", "eps": eps}, "004.pgd": {"attack": "pgd", "eps": eps, "step": eps / 4, "steps": 40},
