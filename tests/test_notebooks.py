@@ -98,7 +98,7 @@ def test_parameter_files_name_known_parameters():
     for file in files:
         given = yaml.safe_load(file.read_text())
         assert all(session._typed(k, v) == v for k, v in given.items()), file.name
-        assert given["PRESET"] in presets.PRESETS[given["DATASET"]]
+        session._changed(presets.PRESETS[given["DATASET"]][given["PRESET"]], given.get("CHANGES", {}))
 
 
 def test_published_results_are_from_the_series_as_it_stands():
