@@ -383,8 +383,9 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: di
     training |= variant or {}
     use = {field: training[field] for field in ("architecture", "width")}
     start = base.model if use["architecture"] == base.record["architecture"] in networks.PUBLISHED else None
-    arguments = {"detector": name, **training, "seed": run.seed, "fit": fit, **({"start": True} if start else {})}
-    arguments |= {"features": knobs} if (knobs := getattr(detectors.TRAINED[name], "keywords", None)) else {}
+    reading = getattr(detectors.TRAINED[name], "keywords", {})
+    arguments = {"detector": name, **training, "seed": run.seed, "fit": fit, **({"start": True} if start else {}),
+                 **({"features": reading} if reading else {})}
     once = torch.from_numpy(np.unique(pairs.index.cpu().numpy(), return_index=True)[1]).sort().values.to(run.device)  # a clean image is one
 
     def make(folder: Path) -> tuple[dict, dict]:

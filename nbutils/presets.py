@@ -89,7 +89,7 @@ PRESETS = {
         "smoke": _preset("squeezenet1_1", "digits_net", **{**_SMALL, "train": 0, "calibrate": 0.02, "test": 60, "attacked_train": 20,
                                                            "attacked_test": 16, "detector_epochs": 2, "pgd_steps": 3, "search_steps": 3,
                                                            "jsma_pairs": 3, "chunk": 8}, epochs=1),
-        "quick": _preset("squeezenet1_1", "cifar_net", epochs=20, calibrate=0.1, attacked_train=60, attacked_test=30, detector_width=0.25,
+        "quick": _preset("squeezenet1_1", "digits_net", epochs=20, calibrate=0.1, attacked_train=60, attacked_test=30, detector_width=0.5,
                          detector_epochs=8, detector_seeds=1, pgd_steps=5, search_steps=10, jsma_pairs=20, chunk=20, variation_fits=0,
                          saliency_train=400, saliency_epochs=3, saliency_area=5.0),
         "paper": _preset("vgg16", "vgg11", **_PAPER, epochs=90, calibrate=0.2, attacked_train=0, attacked_test=0, detector_epochs=100, chunk=50),

@@ -132,4 +132,4 @@ def test_the_readmes_verdicts_are_the_published_ones():
     for i, name in enumerate(names.split(" | ")):
         results = [json.loads(path.read_text()) for path in sorted((ROOT / "data" / "results" / f"{name}-quick-s0").glob("*.json"))]
         published = {f"{v['claim']}: {v['says']}": v["verdict"] for r in results for v in r["tables"].get("verdicts", [])}
-        assert {claim: verdicts[i] for claim, verdicts in found.items()} == published
+        assert {claim: verdicts[i] for claim, verdicts in found.items() if verdicts[i] != "-"} == published
