@@ -1,4 +1,4 @@
-"""Figures: `ax` in, `ax` out. One colour per attack and per detector in the whole series, safe for colour-blind readers (Okabe and Ito)."""
+"""Figures: `ax` in, `ax` out. One colour in the whole series for each attack and detector that is drawn, safe for colour-blind readers (Okabe, Ito)."""
 
 from collections.abc import Sequence
 

@@ -76,6 +76,7 @@ def test_bars_have_their_heights_and_intervals(ax):
 
 
 def test_every_attack_and_detector_has_a_colour_of_its_own():
-    for names in (attacks.SETTINGS, detectors.TRAINED, detectors.SCALARS):
+    drawn = ("id", "jsd", "jacobian", *detectors.LEARNED)  # the readings, stand-ins and layers stand in tables and matrices
+    for names in (attacks.SETTINGS, drawn, detectors.SCALARS):
         colours = [plots.colour(name) for name in names]
         assert len(set(colours)) == len(colours) and plots.colour("stranger") not in colours
