@@ -1,4 +1,4 @@
-"""Figures: `ax` in, `ax` out. One colour in the whole series for each attack and detector that is drawn, safe for colour-blind readers (Okabe, Ito)."""
+"""Figures: `ax` in, `ax` out. One colour in the series for each attack and detector that is drawn, safe for colour-blind readers (Okabe, Ito)."""
 
 from collections.abc import Sequence
 
