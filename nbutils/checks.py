@@ -47,15 +47,13 @@ def sources_disjoint(train: torch.Tensor, test: torch.Tensor, train_x: torch.Ten
 
 
 def score_sign(detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor, *, seen: bool = False) -> float:
-    """On its own training images a detector must score adversarial ones higher; AUROC under .25 means that its sign is flipped.
-
-    A fit that learned nothing lies nearer to one half.
+    """On its own training images a detector must score adversarial ones higher; AUROC under .4 means that its sign is flipped.
 
     Args:
         seen: the images are given as what the detector's `look` made of them.
     """
     value = auroc(*(scores(detector, part, seen=seen).numpy(force=True) for part in (clean, adversarial)))
-    if value < 0.25:
+    if value < 0.4:
         raise Leak(f"The detector scores its own training attacks lower than clean images (AUROC {value:.2f}): its sign is flipped.")
     return value
 

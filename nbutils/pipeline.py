@@ -395,7 +395,8 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: di
         seen = run.kept["seen"][1]
         record = made.fit(pairs.x[once], pairs.x_adv, pairs.index[once], pairs.index, seen=seen, seed=run.seed * 100 + fit, start=start,
                           folder=folder, progress=bar, **training)
-        record["train_auroc"] = checks.score_sign(made, *seen, seen=True)
+        if not record["collapsed"]:  # what says the same of everything has no sign
+            record["train_auroc"] = checks.score_sign(made, *seen, seen=True)
         return made.state(), record
 
     label = [name, pairs.artifact.path.name, *(f"{k}{v}" for k, v in (variant or {}).items()), str(fit)]

@@ -227,7 +227,7 @@ def _changed(preset: dict, changes: dict) -> dict:
             right = isinstance(value, list) and value and all(d is None or (type(d) in (int, float) and 0 <= d < 1) for d in value)
         else:
             right = type(value) is type(now) or (type(now) is float and type(value) is int)
-        if type(value) in (int, float) and name != "dropouts":
+        if type(value) in (int, float):
             right = right and math.isfinite(value) and value >= AT_LEAST.get(name, 0) and not (value == 1 and name in ("train", "attacked_train"))
         if not right:
             raise InputError(f"CHANGES must give {name} a value like {now!r}, not {value!r}.")
