@@ -1,5 +1,6 @@
 """Where a notebook, or the command line, begins: parameters checked before any work, seeds, device, folders; and where its results end."""
 
+import ctypes
 import difflib
 import inspect
 import json
@@ -9,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -178,6 +180,7 @@ def configure(notebook: str, parameters: dict) -> Run:
         raise InputError(f"WEIGHTS {p['WEIGHTS']!r} is no file.")
     device = _device(p["DEVICE"])
     _determined(p["SEED"], p["THREADS"], device)
+    _keep_memory()
     shown, folder = (folder_of(p["OUT"]) / run_name(p | {"DATASET": name}) for name in (p["DATASET"], _pictures(notebook, p["DATASET"])))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -260,6 +263,15 @@ def _determined(seed: int, threads: int, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = False  # or labels stored by a GPU need not hold on the machine that loads them
     torch.set_num_threads(threads or os.cpu_count() or 1)
     torch.manual_seed(seed)
+
+
+def _keep_memory() -> None:
+    """Memory of a freed tensor stays with the process: glibc gives each large block back, and new pages cost up to half of a training step."""
+    mmap_threshold, trim_threshold = -3, -1  # their numbers in malloc.h
+    with suppress(OSError, AttributeError, TypeError):  # another C library, another system
+        libc = ctypes.CDLL(None)
+        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def folder_of(path: str) -> Path:

@@ -1,6 +1,7 @@
 """Parameters: every wrong one gets one sentence before any work; results are written whole."""
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from nbutils import InputError, __main__, session
-from tests.conftest import SMOKE, configure
+from tests.conftest import SMOKE, configure, python
 
 WRONG = [
     ({"DATASET": "imagenet"}, "DATASET 'imagenet' is unknown: choose one of digits"),
@@ -119,3 +120,19 @@ def test_command_line_speaks_one_sentence(capsys):
     assert "no notebook '77'" in capsys.readouterr().err
     assert __main__.main(["run", "--notebooks", "01", "-p", "NONSENSE", "1"]) == 2
     assert "NONSENSE is no parameter of 01_classifiers" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of another C library is not ours to set")
+def test_memory_of_a_freed_tensor_is_used_again(tmp_path):
+    done = python(code=f"""
+import resource, torch
+from nbutils import session
+session.configure("01_classifiers", {{**session.DEFAULTS, "PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu", "OUT": {str(tmp_path)!r}}})
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for i in range(8):
+    if i == 3:  # it has found its place
+        before = faults()
+    torch.ones(2**24)
+print(faults() - before)
+""")
+    assert int(done.stdout) < 1000, done.stderr  # 64 MiB are 16,384 pages
