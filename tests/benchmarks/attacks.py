@@ -305,9 +305,11 @@ def main():
     parser.add_argument("--attacks", default=",".join(ATTACKS))
     parser.add_argument("--out", default="runs")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     chosen = parser.parse_args()
     vision.torchvision()  # repaired before a peer imports it
-    run = configure("02_attacks", {**DEFAULTS, "DATASET": "cifar10", "PRESET": "quick", "OUT": chosen.out, "DEVICE": chosen.device})
+    here = {"OUT": chosen.out, "DEVICE": chosen.device, "THREADS": chosen.threads}
+    run = configure("02_attacks", {**DEFAULTS, "DATASET": "cifar10", "PRESET": "quick", **here})
     torch.manual_seed(0)
     rows, folder, step = [], Path(chosen.out) / "bench", photograph()
     print("one JSMA step at 224x224x3:", step, flush=True)
