@@ -127,9 +127,12 @@ def test_readme_names_every_notebook_and_its_links_resolve():
 
 def test_the_readmes_verdicts_are_the_published_ones():
     readme = (ROOT / "README.md").read_text()
-    (names, lines), = re.findall(r"\| claim \| (.*?) \|\n\|[-|]+\n((?:\|.*\n)+)", readme)
-    found = {line.split(" | ")[0].strip("| "): line.strip(" |").split(" | ")[1:] for line in lines.splitlines()}
-    for i, name in enumerate(names.split(" | ")):
-        results = [json.loads(path.read_text()) for path in sorted((ROOT / "data" / "results" / f"{name}-quick-s0").glob("*.json"))]
-        published = {f"{v['claim']}: {v['says']}": v["verdict"] for r in results for v in r["tables"].get("verdicts", [])}
-        assert {claim: verdicts[i] for claim, verdicts in found.items() if verdicts[i] != "-"} == published
+    tables = re.findall(r"\| claim \| (.*?) \|\n\|[-|]+\n((?:\|.*\n)+)", readme)
+    assert tables
+    for heads, lines in tables:
+        found = {line.split(" | ")[0].strip("| "): line.strip(" |").split(" | ")[1:] for line in lines.splitlines()}
+        for i, head in enumerate(heads.split(" | ")):  # the name of a data set, or a link to a folder of results
+            folder = ROOT / (re.findall(r"\((.*)\)", head) or [f"data/results/{head}-quick-s0"])[0]
+            results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+            published = {f"{v['claim']}: {v['says']}": v["verdict"] for r in results for v in r["tables"].get("verdicts", [])}
+            assert published and {claim: verdicts[i] for claim, verdicts in found.items() if verdicts[i] != "-"} == published, head
