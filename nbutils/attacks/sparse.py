@@ -62,7 +62,7 @@ def best_pairs(a: torch.Tensor, b: torch.Tensor, free: torch.Tensor) -> tuple[to
 
     Exact without the table of all pairs: some pair is found first, and a value can be in a better one only if, with the largest a and the
     smallest b there are, it could reach that pair's score. Of what is left only values that at most one other dominates (a not smaller, b not
-    larger) are needed: of two that dominate p, one is not its partner and can take its place.
+    larger) are needed: of two that dominate p, one is not its partner and can take its place. The first pair itself dominates nearly all.
     Args:
         a, b: (n,m) derivatives of the target and of all others. free: (n,m) bool.
     Returns:
@@ -75,10 +75,12 @@ def best_pairs(a: torch.Tensor, b: torch.Tensor, free: torch.Tensor) -> tuple[to
     a_free, b_free = a.masked_fill(~free, -torch.inf), b.masked_fill(~free, torch.inf)
     single = torch.where(free, a.clamp_min(0) * -b.clamp_max(0), -1.0)
     start = single.topk(2, 1).indices
-    sums = a_free.gather(1, start).sum(1), b_free.gather(1, start).sum(1)
-    floor = torch.where((sums[0] > 0) & (sums[1] < 0), -(sums[0] * sums[1]), 0.0)
+    first_a, first_b = a_free.gather(1, start), b_free.gather(1, start)
+    up, down = first_a.sum(1), first_b.sum(1)
+    floor = torch.where((up > 0) & (down < 0), -(up * down), 0.0)
+    dominated = (a < first_a.amin(1, keepdim=True)) & (b > first_b.amax(1, keepdim=True))
     reach = (a_free + a_free.amax(1, keepdim=True)).clamp_min(0) * -(b_free + b_free.amin(1, keepdim=True)).clamp_max(0)
-    keep = free & (reach >= floor[:, None] * (1 - 1e-5)) & (reach > 0)
+    keep = free & ~dominated & (reach >= floor[:, None] * (1 - 1e-5)) & (reach > 0)
     for i in range(len(a)):
         places = keep[i].nonzero()[:, 0]
         p, q = a[i, places], b[i, places]
