@@ -1,8 +1,9 @@
 """Our attacks beside foolbox, torchattacks, adversarial-robustness-toolbox, cleverhans and adversarial-library, in one process, run in pairs.
 
 The model is as a user has it after training: its parameters ask for gradients.
-`make bench` (or `python tests/benchmarks/attacks.py --nets cifar_net --attacks pgd,ddn`). Each peer runs right after ours, five times over; the
-ratio of the two is theirs alone. A peer whose first run takes more than a minute is "not timed, > 60 s". Results: OUT/bench/attacks.{json,md,png}.
+`make bench` (or `python tests/benchmarks/attacks.py --nets cifar_net --attacks pgd,ddn`). Five rounds in which each library runs once, one after
+the other; a ratio is that of two runs of one round. A peer whose first run takes more than a minute is "not timed, > 60 s". Results:
+OUT/bench/attacks.{json,md,png}.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import signal
 import sys
 import time
 import types
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 
@@ -163,15 +165,15 @@ class Shared(Counted):
 
 
 class TooSlowError(Exception):
-    """A run went on for more than LIMIT seconds."""
+    """A run went on for more than `limit` seconds (0: it may)."""
 
 
-def timed(call, *arguments):
+def timed(call, *arguments, limit=LIMIT):
     def stop(*_):
         raise TooSlowError
 
     signal.signal(signal.SIGALRM, stop)
-    signal.alarm(LIMIT)
+    signal.alarm(limit)
     try:
         if arguments[0].is_cuda:
             torch.cuda.synchronize()
@@ -221,25 +223,27 @@ def rows_of(net, model, x, y, name, peers):
                 "overhead": round(cost.overhead(seconds, needed, bare), 3), "ours_over_theirs": quartiles,
                 **quality(model, x, y, x_adv, target)}
 
-    timed(ours, x, y, target)
-    times = [timed(ours, x, y, target) for _ in range(PAIRS)]
-    yield row("ours", median(t for t, _ in times), cost.passes(attack, model, x, y, target=target, **knobs), times[0][1], [])
-    calls = {"ours, channels-last": (shipped, lambda x, y, target: ours(x, y, target, shipped))} if not x.is_cuda else {}
+    calls = {"ours": (model, ours)}
+    if not x.is_cuda:
+        calls["ours, channels-last"] = (shipped, lambda x, y, target: ours(x, y, target, shipped))
     calls |= {library: (model, peer[name]) for library, peer in peers.items() if name in peer}
-    for library, (_, call) in calls.items():
-        try:
-            x_adv = timed(call, x, y, target)[1]
-            pairs = [(timed(ours, x, y, target)[0], timed(call, x, y, target)[0]) for _ in range(PAIRS)]
-            counted = Shared(model)
-            if library in PEERS:
-                counting = PEERS[library](counted, x.device)[name]
-                timed(counting, x, y, target)
-                used = counted.forwards, counted.backwards
-            else:
-                used = cost.passes(attack, shipped, x, y, target=target, **knobs)
-            yield row(library, median(theirs for _, theirs in pairs), used, x_adv, [mine / theirs for mine, theirs in pairs])
-        except TooSlowError:
+    made = {}
+    for library, (_, call) in calls.items():  # the first run of each is not counted
+        with suppress(TooSlowError):
+            made[library] = timed(call, x, y, target)[1]
+    rounds = [{library: timed(calls[library][1], x, y, target, limit=0)[0] for library in made} for _ in range(PAIRS)]
+    for library in calls:
+        if library not in made:
             yield {"net": net, "attack": name, "library": library, "n": len(x), "seconds": None, "note": f"not timed, > {LIMIT} s"}
+            continue
+        if library in PEERS:
+            counted = Shared(model)
+            PEERS[library](counted, x.device)[name](x, y, target)
+            used = counted.forwards, counted.backwards
+        else:
+            used = cost.passes(attack, calls[library][0], x, y, target=target, **knobs)
+        ratios = [seconds["ours"] / seconds[library] for seconds in rounds] if library != "ours" else []
+        yield row(library, median(seconds[library] for seconds in rounds), used, made[library], ratios)
 
 
 def photograph():
