@@ -165,7 +165,7 @@ class Shared(Counted):
 
 
 class TooSlowError(Exception):
-    """A run went on for more than `limit` seconds (0: it may)."""
+    """A run went on for more than LIMIT seconds."""
 
 
 def timed(call, *arguments, limit=LIMIT):
@@ -242,7 +242,7 @@ def rows_of(net, model, x, y, name, peers):
             used = counted.forwards, counted.backwards
         else:
             used = cost.passes(attack, calls[library][0], x, y, target=target, **knobs)
-        ratios = [seconds["ours"] / seconds[library] for seconds in rounds] if library != "ours" else []
+        ratios = [seconds["ours"] / seconds[library] for seconds in rounds] if library != "ours" and "ours" in made else []
         yield row(library, median(seconds[library] for seconds in rounds), used, made[library], ratios)
 
 
