@@ -1,6 +1,7 @@
 """The four papers' printed numbers, as data, and how ours stand beside them."""
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -70,3 +71,8 @@ def verdict(held: float, against: float = 0.0) -> str:
     if held != held:
         return "not testable here"
     return "holds" if held >= 2 / 3 and against <= 1 / 6 else "in part" if held > against else "does not"
+
+
+def named(values: Mapping[str, float], form: str = ".2f") -> str:
+    """Numbers with their names in one line, for a verdict's columns: "fgsm 0.91, bim 0.88"; `form` is a format of Python's."""
+    return ", ".join(f"{name} {value:{form}}" for name, value in dict(values).items())

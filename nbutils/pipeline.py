@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, networks, saliency, train
+from nbutils import InputError, artifacts, attacks, checks, detectors, metrics, models, networks, saliency, train, vision
 from nbutils.artifacts import Artifact
 from nbutils.data import Images, to_float
 from nbutils.detectors.inconsistency import EMPHASES, SQUEEZERS, STAND_INS, TRANSFORMS, ask, between_0_and_1, emphasised
@@ -378,8 +378,8 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: di
         raise InputError(f"variant {variant} is unknown: choose architecture (one of {', '.join(networks.ARCHITECTURES)}), width, epochs, optimizer.")
     training = {"architecture": run.preset["detector"], "width": run.preset["detector_width"], "epochs": run.preset["detector_epochs"],
                 "optimizer": "adam"}
-    if name in detectors.OWN_ARCHITECTURE:
-        training |= {"architecture": detectors.OWN_ARCHITECTURE[name], "width": run.preset["variation_width"]}
+    if name in detectors.OWN_ARCHITECTURE or (name in detectors.LAYERS and training["architecture"] in vision.NETWORKS):  # they read pictures
+        training |= {"architecture": detectors.OWN_ARCHITECTURE.get(name, "metzen_branch"), "width": run.preset["variation_width"]}
     training |= variant or {}
     use = {field: training[field] for field in ("architecture", "width")}
     start = base.model if use["architecture"] == base.record["architecture"] in networks.PUBLISHED else None
@@ -391,6 +391,7 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: di
     def make(folder: Path) -> tuple[dict, dict]:
         bar = lambda items: run.progress(items, f"fitting {name} on {attack}")  # noqa: E731
         if run.kept.get("seen", [None])[0] != (name, pairs.artifact.hash):  # the fits of one kind look once
+            run.kept.pop("seen", None)
             run.kept["seen"] = ((name, pairs.artifact.hash), (made.look_all(pairs.x[once]), made.look_all(pairs.x_adv)))
         seen = run.kept["seen"][1]
         record = made.fit(pairs.x[once], pairs.x_adv, pairs.index[once], pairs.index, seen=seen, seed=run.seed * 100 + fit, start=start,
@@ -431,10 +432,10 @@ def evaluation(run: Run, name: str, fit_attack: str, test_attack: str, *, fits: 
         if trained:
             checks.sources_disjoint(_attacked(run, "train").index, pairs.index)
         several, keys = [fit for fit, _ in fitted], tuple(record.get("hash", name) for _, record in fitted)
-        if ("calibrate", keys) not in run.kept:  # once for all attacks that they are tested on
-            run.kept["calibrate", keys] = detectors.scores_of(several, run.data.calibrate.pixels())
-        tensors = {what: detectors.scores_of(several, x) for what, x in (("clean", pairs.x), ("adversarial", pairs.x_adv))}
-        tensors["calibrate"] = run.kept["calibrate", keys]
+        if ("scored", keys) not in run.kept:  # once for all attacks that they are tested on, which all start from the same images
+            run.kept["scored", keys] = {what: detectors.scores_of(several, x) for what, x in (
+                ("clean", pairs.x), ("calibrate", run.data.calibrate.pixels()))}
+        tensors = {**run.kept["scored", keys], "adversarial": detectors.scores_of(several, pairs.x_adv)}
         record = metrics.evaluate(**tensors, success=pairs.success, decision=0.0 if trained else None, seed=run.seed)
         return {**tensors, "index": pairs.index}, {**record, "collapses": sum(r.get("collapses", 0) for _, r in fitted)}
 

@@ -270,7 +270,7 @@ def _keep_memory() -> None:
     mmap_threshold, trim_threshold = -3, -1  # their numbers in malloc.h
     with suppress(OSError, AttributeError, TypeError):  # another C library, another system
         libc = ctypes.CDLL(None)
-        libc.mallopt(mmap_threshold, 2**30)
+        libc.mallopt(mmap_threshold, 2**28)  # larger ones go back, or what is left of them between others fills the memory
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 

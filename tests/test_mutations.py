@@ -71,6 +71,19 @@ def test_eight_bit_residue_on_one_side(guarded):
     assert checks.eight_bit(honest, clean, (clean + 0.2).clamp(0, 1))["rounded"] > 0.9
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_past_as_jpeg_on_one_side(guarded, channels):
+    photographs = checks.through_jpeg(torch.nn.functional.interpolate(torch.rand(60, channels, 4, 4), 24, mode="bilinear"))
+    fresh = (photographs + 2 / 255 * torch.randn_like(photographs)).clamp(0, 1)
+    rough = Scored(guarded, lambda x: (x[..., 2:] - 2 * x[..., 1:-1] + x[..., :-2]).abs().flatten(1).mean(1))
+    same = [checks.auroc(*(rough.score(side(part)).numpy() for part in (photographs, fresh))) for side in (lambda x: x, checks.through_jpeg)]
+    assert same[0] > 0.9 and same[1] < same[0] - 0.2
+    bright = (photographs + 0.2).clamp(0, 1)
+    back = checks.through_jpeg(bright)
+    assert back.shape == bright.shape and back.dtype == bright.dtype and (back - bright).abs().mean() < 2 / 255
+    assert checks.auroc(*(checks.through_jpeg(part).flatten(1).mean(1).numpy() for part in (photographs, bright))) > 0.9
+
+
 def test_train_mode_batch_normalisation_with_pure_batches(guarded):
     x, x_adv, _ = pairs()
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(400, 1))
@@ -83,6 +96,23 @@ def test_train_mode_batch_normalisation_with_pure_batches(guarded):
     for adversarial in (x_adv, outlier):
         with pytest.raises(checks.Leak, match="depend on the batch"):
             checks.batch_composition(detector, x, adversarial)
+
+
+@pytest.mark.parametrize(("moved", "by", "leaks"), [(1, 1e-2, False), (1, 1e-1, True), (20, 3e-3, True)])
+def test_one_score_may_jump_a_little_and_many_not_at_all(guarded, moved, by, leaks):
+    """What the last bit of a sum does to a Jacobian at a kink, beside what a leak does."""
+    clean, adversarial = torch.rand(2, 20, 1, 12, 12)
+    spread = torch.cat([clean, adversarial]).flatten(1).mean(1).std()
+
+    def score(x):
+        jumps = (torch.arange(len(x)) < moved) & (len(x) == 20)  # in a pure batch alone
+        return x.flatten(1).mean(1) + by * spread * jumps
+
+    if leaks:
+        with pytest.raises(checks.Leak, match="depend on the batch"):
+            checks.batch_composition(Scored(guarded, score), clean, adversarial)
+    else:
+        checks.batch_composition(Scored(guarded, score), clean, adversarial)
 
 
 def test_a_path_that_leaves_a_trace(guarded):

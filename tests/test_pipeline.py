@@ -51,7 +51,7 @@ def test_the_corridor(smoke):
     scalar = pipeline.evaluation(smoke, "noise", "", "fgsm").record["all"]
     assert scalar["auroc"] > 0.9 and "at_decision" not in scalar
     controls = pipeline.controls(smoke, "id", "fgsm")
-    assert {"auroc_8bit", "auroc_noise_sign", "flagged_clean_wrong", "auroc_within_class"} <= set(controls)
+    assert {"auroc_8bit", "auroc_jpeg", "flagged_jpeg", "auroc_noise_sign", "flagged_clean_wrong", "auroc_within_class"} <= set(controls)
 
 
 def test_settings_and_knobs(smoke):

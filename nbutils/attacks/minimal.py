@@ -40,7 +40,7 @@ def carlini_wagner_l2(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, tar
         origin, before = x, torch.full_like(smallest, torch.inf)
         for step in range(1, steps + 1):
             tanh = w.tanh()
-            x_adv = ((tanh + 1) / 2).requires_grad_()
+            x_adv = (tanh + 1).div_(2).requires_grad_()
             with torch.enable_grad():
                 lead = _lead(model(x_adv), labels[rows], targeted)
                 hinge = (confidence - lead).clamp_min(0)
@@ -49,14 +49,15 @@ def carlini_wagner_l2(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, tar
             size = delta.flatten(1).square().sum(1)
             hit = (lead.detach() > 0) & (lead.detach() >= confidence)
             better = hit & (size < smallest[rows])
-            best[rows] = torch.where(better.view(-1, 1, 1, 1), x_adv, best[rows])
+            best[rows[better]] = x_adv[better]
             smallest[rows] = torch.where(better, size, smallest[rows])
             found[rows] |= hit
             if gradient is None:
                 break
-            gradient = (gradient + 2 * delta) * (1 - tanh * tanh) / 2
-            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient * gradient
-            w = w - lr * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            gradient = gradient.add_(delta.mul_(2)).mul_(1 - tanh.square_()).div_(2)
+            first.mul_(0.9).add_(0.1 * gradient)
+            second.mul_(0.999).add_((0.001 * gradient).mul_(gradient))
+            w = w - (first / (1 - 0.9**step)).mul_(lr).div_((second / (1 - 0.999**step)).sqrt_().add_(1e-8))
             if abort and step % max(1, steps // 10) == 0:
                 loss = size + c[rows] * hinge.detach()
                 going = loss < 0.9999 * before
@@ -165,15 +166,15 @@ def ddn(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Ten
         better = hit & (size < smallest)
         best, smallest = torch.where(better, x_adv, best), torch.where(better, size, smallest)
         direction = _direction(gradient, "l2")
-        lost = direction.flatten(1).abs().amax(1) == 0
+        lost = direction.flatten(1).norm(dim=1) == 0
         if lost.any():  # no gradient: any direction will do, drawn for the image
             direction[lost] = _direction(_unit_ball(x[lost], numbers[lost], seed + step, "l2"), "l2")
-        delta = delta + sign * rate * direction
+        delta = direction.mul_(sign * rate).add_(delta)
         eps = torch.minimum(eps * torch.where(hit, 1 - gamma, 1 + gamma), cap)
-        delta = delta * (eps / per_image(delta, lambda d: d.norm(dim=1)).clamp_min(torch.finfo(x.dtype).tiny))
-        x_adv = (x + delta).clamp(0, 1)
+        delta *= eps / per_image(delta, lambda d: d.norm(dim=1)).clamp_min(torch.finfo(x.dtype).tiny)
+        x_adv = delta.add_(x).clamp_(0, 1)
         if levels:
-            x_adv = (x_adv * (levels - 1)).round() / (levels - 1)
+            x_adv = x_adv.mul_(levels - 1).round_().div_(levels - 1)
         delta = x_adv - x
     return best
 

@@ -7,7 +7,8 @@ from torch import nn
 from nbutils import InputError
 from nbutils.attacks.base import _check, _numbers, _unfinished
 
-FEW = 512  # values whose pairs are all compared at once
+FEW = 128  # values of an image whose pairs are compared without a second look at them
+STRONG = 4  # values that the others are held against first
 
 
 def jsma(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Tensor | None = None, index: torch.Tensor | None = None,
@@ -41,6 +42,7 @@ def jsma(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, target: torch.Te
                 break
             rows = rows[going]
             now, logits, going = _unfinished(model, now, logits, going, 2 if outputs == "logits" else 1)
+            going = going.nonzero()[:, 0]
             logits = logits[going]
             z = (logits if outputs == "logits" else logits.log_softmax(1)).gather(1, target[rows][:, None])
             a = torch.autograd.grad(z.sum(), now, retain_graph=outputs == "logits")[0][going].flatten(1)
@@ -62,43 +64,48 @@ def best_pairs(a: torch.Tensor, b: torch.Tensor, free: torch.Tensor) -> tuple[to
 
     Exact without the table of all pairs: some pair is found first, and a value can be in a better one only if, with the largest a and the
     smallest b there are, it could reach that pair's score. Of what is left only values that at most one other dominates (a not smaller, b not
-    larger) are needed: of two that dominate p, one is not its partner and can take its place. The first pair itself dominates nearly all.
+    larger) are needed: of two that dominate p, one is not its partner and can take its place. Two of the few strongest dominate nearly all.
     Args:
         a, b: (n,m) derivatives of the target and of all others. free: (n,m) bool.
     Returns:
         pairs (n,2) of places, and (n,) whether there was one.
     """
     pairs = torch.zeros(len(a), 2, dtype=torch.long, device=a.device)
-    valid = torch.zeros(len(a), dtype=torch.bool, device=a.device)
-    if a.shape[1] < 2:
-        return pairs, valid
-    a_free, b_free = a.masked_fill(~free, -torch.inf), b.masked_fill(~free, torch.inf)
-    single = torch.where(free, a.clamp_min(0) * -b.clamp_max(0), -1.0)
-    start = single.topk(2, 1).indices
-    first_a, first_b = a_free.gather(1, start), b_free.gather(1, start)
-    up, down = first_a.sum(1), first_b.sum(1)
-    floor = torch.where((up > 0) & (down < 0), -(up * down), 0.0)
-    dominated = (a < first_a.amin(1, keepdim=True)) & (b > first_b.amax(1, keepdim=True))
-    reach = (a_free + a_free.amax(1, keepdim=True)).clamp_min(0) * -(b_free + b_free.amin(1, keepdim=True)).clamp_max(0)
-    keep = free & ~dominated & (reach >= floor[:, None] * (1 - 1e-5)) & (reach > 0)
-    for i in range(len(a)):
+    score = torch.zeros(len(a), dtype=a.dtype, device=a.device)
+    if a.shape[1] < 2 or not len(a):
+        return pairs, score > 0
+    a, b = a.masked_fill(~free, -torch.inf), b.masked_fill(~free, torch.inf)
+    strong = (a.clamp_min(0) * -b.clamp_max(0)).topk(min(STRONG, a.shape[1]), 1).indices
+    strong_a, strong_b = a.gather(1, strong), b.gather(1, strong)
+    floor = _scores(strong_a[:, 0], strong_b[:, 0], strong_a[:, 1], strong_b[:, 1]).clamp_min(0)
+    dominated = ((a[:, None] < strong_a[:, :, None]) & (b[:, None] > strong_b[:, :, None])).sum(1) >= 2
+    reach = (a + a.amax(1, keepdim=True)).clamp_min(0) * -(b + b.amin(1, keepdim=True)).clamp_max(0)
+    keep = ~dominated & (reach >= floor[:, None] * (1 - 1e-5)) & (reach > 0)
+    for i in (keep.sum(1) > FEW).nonzero()[:, 0].tolist():
         places = keep[i].nonzero()[:, 0]
-        p, q = a[i, places], b[i, places]
-        if len(places) > FEW:
-            few = _hardly_dominated(p, q)
-            places, p, q = places[few], p[few], q[few]
-        score, place = torch.zeros((), dtype=a.dtype, device=a.device), None
-        for part in torch.arange(len(places), device=a.device).split(max(1, 2**22 // max(1, len(places)))) if len(places) else ():
-            up, down = p[part, None] + p, q[part, None] + q
-            table = torch.where((up > 0) & (down < 0), -(up * down), -1.0)
-            table[torch.arange(len(part), device=a.device), part] = -1.0
-            top = table.argmax()
-            if table.flatten()[top] > score:
-                score, place = table.flatten()[top], (places[part[top // len(places)]], places[top % len(places)])
-        if place:
-            pairs[i, 0], pairs[i, 1] = place
-            valid[i] = True
-    return pairs, valid
+        keep[i] = False
+        keep[i, places[_hardly_dominated(a[i, places], b[i, places])]] = True
+    rows, columns = keep.nonzero(as_tuple=True)
+    counts = rows.bincount(minlength=len(a))
+    most = int(counts.max())
+    slots = torch.arange(len(rows), device=a.device) - (counts.cumsum(0) - counts)[rows]
+    places = torch.zeros(len(a), most, dtype=torch.long, device=a.device)
+    p, q = a.new_full(places.shape, -torch.inf), b.new_full(places.shape, torch.inf)  # an empty slot is in no pair
+    places[rows, slots], p[rows, slots], q[rows, slots] = columns, a[rows, columns], b[rows, columns]
+    for part in torch.arange(most, device=a.device).split(max(1, 2**22 // (most * len(a)))) if most else ():
+        table = _scores(p[:, part, None], q[:, part, None], p[:, None], q[:, None])
+        table[:, torch.arange(len(part), device=a.device), part] = -1.0
+        top, place = table.flatten(1).max(1)
+        better = top > score
+        found = places.gather(1, torch.stack([part[place // most], place % most], 1))
+        pairs, score = torch.where(better[:, None], found, pairs), torch.where(better, top, score)
+    return pairs, score > 0
+
+
+def _scores(a: torch.Tensor, b: torch.Tensor, other_a: torch.Tensor, other_b: torch.Tensor) -> torch.Tensor:
+    """What pairs are worth; -1 for those of a wrong sign."""
+    up, down = a + other_a, b + other_b
+    return torch.where((up > 0) & (down < 0), -(up * down), -1.0)
 
 
 def _two_largest(a: torch.Tensor, free: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,8 +2,8 @@
 
 The model is as a user has it after training: its parameters ask for gradients.
 `make bench` (or `python tests/benchmarks/attacks.py --nets cifar_net --attacks pgd,ddn`). Five rounds in which each library runs once, one after
-the other; a ratio is that of two runs of one round. A peer whose first run takes more than a minute is "not timed, > 60 s". Results:
-OUT/bench/attacks.{json,md,png}.
+the other; a ratio is that of two runs of one round, `per_pass` the same for as many passes. A peer whose first run takes more than a minute is
+"not timed, > 60 s". Results: OUT/bench/attacks.{json,md,png}.
 """
 
 import argparse
@@ -221,6 +221,7 @@ def rows_of(net, model, x, y, name, peers):
         return {"net": net, "attack": name, "library": library, "n": len(x), "seconds": round(seconds, 4), "forwards": used[0] / len(x),
                 "backwards": used[1] / len(x), "pass_excess": round(cost.pass_excess(used, needed), 4),
                 "overhead": round(cost.overhead(seconds, needed, bare), 3), "ours_over_theirs": quartiles,
+                "per_pass": round(quartiles[1] * sum(used) / sum(ours_used), 3) if ratios else None,
                 **quality(model, x, y, x_adv, target)}
 
     calls = {"ours": (model, ours)}
@@ -241,7 +242,7 @@ def rows_of(net, model, x, y, name, peers):
             PEERS[library](counted, x.device)[name](x, y, target)
             used = counted.forwards, counted.backwards
         else:
-            used = cost.passes(attack, calls[library][0], x, y, target=target, **knobs)
+            used = ours_used = cost.passes(attack, calls[library][0], x, y, target=target, **knobs)
         ratios = [seconds["ours"] / seconds[library] for seconds in rounds] if library != "ours" and "ours" in made else []
         yield row(library, median(seconds[library] for seconds in rounds), used, made[library], ratios)
 
@@ -270,8 +271,8 @@ def photograph():
 
 
 def table(rows):
-    head = ("net", "attack", "library", "n", "seconds", "forwards", "backwards", "pass_excess", "overhead", "ours_over_theirs", "success",
-            "success_8bit", "l0", "l2", "linf", "margin")
+    head = ("net", "attack", "library", "n", "seconds", "forwards", "backwards", "pass_excess", "overhead", "ours_over_theirs", "per_pass",
+            "success", "success_8bit", "l0", "l2", "linf", "margin")
 
     def cell(value):
         if isinstance(value, list):
@@ -279,7 +280,7 @@ def table(rows):
         return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell(row.get(name, row.get("note") if name == "seconds" else None)) for name in head) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell(row["note"] if name == "seconds" and "note" in row else row.get(name)) for name in head) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -296,9 +297,9 @@ def figure(rows, file):
                       if (row["net"], row["attack"], row["library"]) == (net, name, library) and row.get("ours_over_theirs")]
             axis.plot([i for i, _ in points], [1 / row["ours_over_theirs"][1] for _, row in points], "o", label=library)
         axis.axhline(1, color="black", lw=1)
-        axis.set(yscale="log", title=net, xticks=range(len(ATTACKS)))
+        axis.set(yscale="log", title=f"{net}: above the line slower than ours", xticks=range(len(ATTACKS)))
         axis.set_xticklabels(ATTACKS, rotation=40, ha="right")
-    axes[0, 0].set_ylabel("seconds / ours (above the line: slower than ours)")
+    axes[0, 0].set_ylabel("seconds / ours")
     axes[0, -1].legend(fontsize=8)
     figure.savefig(file, dpi=120)
 
