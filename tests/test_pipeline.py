@@ -303,6 +303,14 @@ def test_minimal_attacks_go_through_the_corridor_with_their_controls(tmp_path):
     assert 0 <= found["auroc"] <= 1 and found["n"] == 16
 
 
+def test_layers_are_read_where_the_detector_is_a_network_for_pictures(tmp_path):
+    run = configure(tmp_path, DATASET="digits_rgb", CHANGES={"detector": "squeezenet1_1", "detector_epochs": 1, "attacked_train": 20, "train": 100})
+    for name, convolutions in (("id", 26), ("first_layer", 4), ("metzen_late", 4)):  # SqueezeNet's, and those of Metzen's branch
+        found, _ = pipeline.detector(run, name, "fgsm")
+        assert sum(isinstance(module, torch.nn.Conv2d) for module in found.net.modules()) == convolutions, name
+        assert detectors.scores(found, run.data.test[:2].pixels()).isfinite().all()
+
+
 def test_inconsistency_asks_about_both_versions_of_each_image(tmp_path):
     run = configure(tmp_path, "06_gradcam_consistency", ATTACKS=["fgsm"])
     kinds = ("grad_cam", "swapped", "shuffled", "random", "uniform")
