@@ -98,6 +98,39 @@ def test_train_mode_batch_normalisation_with_pure_batches(guarded):
             checks.batch_composition(detector, x, adversarial)
 
 
+def test_a_score_at_a_kink_is_no_leak_and_a_leak_is_one_at_any_precision(guarded):
+    """What the last bits of a sum do where the score jumps, and a jump of the same size that is not theirs."""
+    clean, adversarial = torch.rand(2, 20, 1, 12, 12)
+    rounding = lambda x: x.flatten(1).sum(1) * (1 + len(x) * torch.finfo(x.dtype).eps)  # noqa: E731  the larger the batch, the larger
+    kink = clean[3].double().sum() * (1 + 30 * torch.finfo(torch.float32).eps)  # between what batches of 20 and of 40 make of one image
+
+    def at_the_kink(x):
+        return x.flatten(1).mean(1) + (rounding(x).double() > kink)
+
+    found = [detectors.scores(Scored(guarded, at_the_kink), batch) for batch in (clean, torch.cat([clean, adversarial]))]
+    assert (found[0][3] - found[1][3]).abs() > 0.9
+    checks.batch_composition(Scored(guarded, at_the_kink), clean, adversarial)
+    with pytest.raises(checks.Leak, match="depend on the batch"):
+        checks.batch_composition(Scored(guarded, lambda x: at_the_kink(x) + 0.01 * (len(x) == 20)), clean, adversarial)
+    fixed = torch.nn.functional.linear
+    weights = torch.rand(1, 144)  # of a model of one's own that knows float32 alone
+    with pytest.raises(checks.Leak, match="depend on the batch"):
+        checks.batch_composition(Scored(guarded, lambda x: fixed(x.flatten(1), weights)[:, 0] + (len(x) == 20)), clean, adversarial)
+
+
+@pytest.mark.parametrize("name", ["id", "jsd", "jacobian", "jacobian_softmax_float64", "jsd_random", "first_layer_jacobian", "max_softmax", "noise"])
+def test_a_detector_in_float64_scores_as_it_does(guarded, name):
+    x, x_adv, index = pairs()
+    bank = detectors.others(name, guarded, x, x_adv) if name in detectors.STAND_INS else None
+    detector = detectors.build(name, guarded, bank)
+    if name in detectors.TRAINED:
+        detector.fit(x, x_adv, index, architecture="digits_net", epochs=1)
+    exact = checks._in_float64(detector)
+    assert torch.allclose(detectors.scores(detector, x), detectors.scores(exact, x.double()), atol=1e-4)
+    assert exact.look(x.double()) is None or exact.look(x.double()).dtype == torch.float64
+    assert next(guarded.parameters()).dtype == torch.float32 and detectors.scores(detector, x).dtype == torch.float32
+
+
 def test_a_path_that_leaves_a_trace(guarded):
     x = torch.rand(10, 1, 12, 12)
     y = guarded(x).argmax(1)
