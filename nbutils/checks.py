@@ -105,8 +105,9 @@ def _apart_by_batch(detector: Detector, clean: torch.Tensor, adversarial: torch.
 
 def _in_float64(detector: Detector) -> Detector:
     """The detector, all of whose networks compute in float64."""
-    made = copy.copy(detector)
-    vars(made).update({name: copy.deepcopy(part).double() for name, part in vars(detector).items() if isinstance(part, nn.Module)})
+    made = copy.deepcopy(detector)
+    for network in [part for part in vars(made).values() if isinstance(part, nn.Module)]:
+        network.double()
 
     def look(x: torch.Tensor) -> torch.Tensor | None:
         seen = type(detector).look(made, x)  # of a Jacobian it is float32 whatever it was computed in

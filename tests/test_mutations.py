@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nbutils import InputError, artifacts, attacks, checks, detectors, models, runner
+from nbutils import InputError, artifacts, attacks, checks, detectors, models, runner, saliency
 from tests.conftest import ROOT
 from tests.test_detectors import pairs
 
@@ -118,11 +118,11 @@ def test_a_score_at_a_kink_is_no_leak_and_a_leak_is_one_at_any_precision(guarded
         checks.batch_composition(Scored(guarded, lambda x: fixed(x.flatten(1), weights)[:, 0] + (len(x) == 20)), clean, adversarial)
 
 
-@pytest.mark.parametrize("name", ["id", "jsd", "jacobian", "jacobian_softmax_float64", "jsd_random", "first_layer_jacobian", "max_softmax", "noise"])
+@pytest.mark.parametrize("name", ["id", "jsd", "jacobian", "jacobian_softmax_float64", "jsd_random", "first_layer_jacobian", "smd", "max_softmax", "noise"])
 def test_a_detector_in_float64_scores_as_it_does(guarded, name):
     x, x_adv, index = pairs()
-    bank = detectors.others(name, guarded, x, x_adv) if name in detectors.STAND_INS else None
-    detector = detectors.build(name, guarded, bank)
+    through = detectors.others(name, guarded, x, x_adv) if name in detectors.STAND_INS else saliency.SaliencyModel(guarded, x[:1])
+    detector = detectors.build(name, guarded, through if name in (*detectors.STAND_INS, *detectors.LEARNED) else None)
     if name in detectors.TRAINED:
         detector.fit(x, x_adv, index, architecture="digits_net", epochs=1)
     exact = checks._in_float64(detector)
