@@ -118,7 +118,9 @@ def test_a_score_at_a_kink_is_no_leak_and_a_leak_is_one_at_any_precision(guarded
         checks.batch_composition(Scored(guarded, lambda x: fixed(x.flatten(1), weights)[:, 0] + (len(x) == 20)), clean, adversarial)
 
 
-@pytest.mark.parametrize("name", ["id", "jsd", "jacobian", "jacobian_softmax_float64", "jsd_random", "first_layer_jacobian", "smd", "max_softmax", "noise"])
+@pytest.mark.parametrize("name", [
+    "id", "jsd", "jacobian", "jacobian_softmax_float64", "jsd_random", "first_layer_jacobian", "smd", "max_softmax", "noise",
+])
 def test_a_detector_in_float64_scores_as_it_does(guarded, name):
     x, x_adv, index = pairs()
     through = detectors.others(name, guarded, x, x_adv) if name in detectors.STAND_INS else saliency.SaliencyModel(guarded, x[:1])
