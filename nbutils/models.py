@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.functional import pad
 
 from nbutils import InputError, vision
 from nbutils.data import to_float
@@ -115,14 +116,15 @@ def _first(error: Exception) -> str:
 def start_from(model: Normalised, given: nn.Module) -> int:
     """Fill the weights and statistics of `model` with those of `given` that have the same name and fit; returns how many weights did.
 
-    Weights that read k times as many channels (image and Jacobian) start from the given ones k times, divided by k.
+    Where `model` reads more channels (image and Jacobian), the first have the given weights and the others weight nothing: it starts as on
+    the image alone.
     """
     state, parameters, filled = model.body.state_dict(), dict(model.body.named_parameters()), 0
     for name, its in given.state_dict().items():
         name = name.removeprefix("body.").removeprefix("body.")
         if name in state:
-            k = state[name].shape[1] // its.shape[1] if state[name].dim() == 4 == its.dim() else 1
-            fitting = its.repeat(1, k, 1, 1) / k if k > 1 else its
+            more = state[name].shape[1] - its.shape[1] if state[name].dim() == 4 == its.dim() else 0
+            fitting = pad(its, (0, 0, 0, 0, 0, more)) if more > 0 else its
             if state[name].shape == fitting.shape:
                 state[name] = fitting
                 filled += name in parameters

@@ -377,7 +377,7 @@ def detector(run: Run, name: str, attack: str = "", fit: int = 0, *, variant: di
     if strange or (variant or {}).get("architecture", run.preset["detector"]) not in networks.ARCHITECTURES:
         raise InputError(f"variant {variant} is unknown: choose architecture (one of {', '.join(networks.ARCHITECTURES)}), width, epochs, optimizer.")
     training = {"architecture": run.preset["detector"], "width": run.preset["detector_width"], "epochs": run.preset["detector_epochs"],
-                "optimizer": "adam"}
+                "batch": run.preset["detector_batch"], "optimizer": "adam"}
     if name in detectors.OWN_ARCHITECTURE or (name in detectors.LAYERS and training["architecture"] in vision.NETWORKS):  # they read pictures
         training |= {"architecture": detectors.OWN_ARCHITECTURE.get(name, "metzen_branch"), "width": run.preset["variation_width"]}
     training |= variant or {}

@@ -20,6 +20,7 @@ FIELDS = {
     "detector": "architecture of the detectors (the classifier's, as in paper 000, or a narrower one)",
     "detector_width": "factor on the detectors' numbers of filters",
     "detector_epochs": "passes over clean and attacked images, detector",
+    "detector_batch": "images in a step of it",
     "detector_seeds": "detectors fitted for a main cell, each with a seed of its own",
     "variation_fits": "detectors fitted for each of paper 000's variations of ID and JSD (appendix A)",
     "variation_width": "factor on their numbers of filters, and on those of Metzen's branch",
@@ -44,8 +45,8 @@ def run_name(parameters: dict) -> str:
 
 def _preset(classifier: str, detector: str, **changes: object) -> dict:
     """A preset with the fields that most share: full width, the architecture's dropout, no refit, three detectors, 20 steps of PGD."""
-    shared = {"width": 1.0, "dropouts": [None], "refit": False, "train": 0, "test": 0, "detector_width": 1.0, "detector_seeds": 3,
-              "variation_fits": 1, "variation_width": 0.25, "saliency_train": 0, "saliency_epochs": 10, "saliency_area": 7.0,
+    shared = {"width": 1.0, "dropouts": [None], "refit": False, "train": 0, "test": 0, "detector_width": 1.0, "detector_batch": 64,
+              "detector_seeds": 3, "variation_fits": 1, "variation_width": 0.25, "saliency_train": 0, "saliency_epochs": 10, "saliency_area": 7.0,
               "pgd_steps": 20, "search_steps": 0, "jsma_pairs": 0}
     return {field: {**shared, "classifier": classifier, "detector": detector, **changes}[field] for field in FIELDS}
 

@@ -216,8 +216,8 @@ def _typed(name: str, value: object) -> object:
     return float(value) if kind is float else value
 
 
-AT_LEAST = {"epochs": 1, "detector_epochs": 1, "detector_seeds": 1, "chunk": 1, "pgd_steps": 1, "saliency_epochs": 1, "calibrate": 1e-6,
-            "width": 1e-6, "detector_width": 1e-6, "variation_width": 1e-6}  # fields of a preset that must not be 0
+AT_LEAST = {"epochs": 1, "detector_epochs": 1, "detector_batch": 1, "detector_seeds": 1, "chunk": 1, "pgd_steps": 1, "saliency_epochs": 1,
+            "calibrate": 1e-6, "width": 1e-6, "detector_width": 1e-6, "variation_width": 1e-6}  # fields of a preset that must not be 0
 
 
 def _changed(preset: dict, changes: dict) -> dict:

@@ -131,8 +131,8 @@ class Network(Detector):
         self.features, self.through, self.classes, self.net = features, through, classes, None
 
     def fit(self, clean: torch.Tensor, adversarial: torch.Tensor, index: torch.Tensor, index_adversarial: torch.Tensor | None = None, *,
-            architecture: str, epochs: int, seed: int = 0, width: float = 1.0, optimizer: str = "adam", start: nn.Module | None = None,
-            folder: Path | None = None, progress=iter, seen: tuple[torch.Tensor, torch.Tensor] | None = None) -> dict:
+            architecture: str, epochs: int, batch: int = 64, seed: int = 0, width: float = 1.0, optimizer: str = "adam",
+            start: nn.Module | None = None, folder: Path | None = None, progress=iter, seen: tuple[torch.Tensor, torch.Tensor] | None = None) -> dict:
         """Train on clean and adversarial images; those of one source stay together when a part is kept for validation.
 
         Inputs are normalised by the mean and deviation of each channel over the training features. A fit that ends in one answer for
@@ -157,8 +157,8 @@ class Network(Detector):
             use = seed + 1000 * collapses
             self.net = models.build(architecture, tuple(x.shape[1:]), outputs, mean=mean, std=std, width=width, seed=use).to(x.device)
             started = models.start_from(self.net, start) if start else 0
-            record = train.fit(self.net, x, y, groups=groups, epochs=epochs, seed=use, lr=1e-4 if started else 1e-3, optimizer=optimizer,
-                               folder=folder, progress=progress)
+            record = train.fit(self.net, x, y, groups=groups, epochs=epochs, seed=use, lr=1e-4 if started else 1e-3, batch=batch,
+                               optimizer=optimizer, folder=folder, progress=progress)
             self.net.to(memory_format=torch.channels_last)  # scores faster on a CPU
             if self.classes:  # it may tell the classes apart, and clean from attacked not at all
                 record["collapsed"] |= len((scores(self, x, seen=True) > 0).unique()) == 1
