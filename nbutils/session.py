@@ -44,6 +44,7 @@ PARAMETERS = {
     "BACKEND": (str, "nbutils or cleverhans"),
     "ATTACKS": (list, "attacks"),
     "DETECTORS": (list, "detectors"),
+    "READINGS": (list, "readings of the Jacobian"),
     "FPR": (float, "between 0 and 1"),
 }
 LARGEST = {"SEED": 2**31, "THREADS": 1025, "STEPS": 10**6, "EPS_255": 256, "FPR": 1}  # under these
@@ -57,7 +58,7 @@ NOTEBOOKS = {
     "01_classifiers": [],
     "02_attacks": ["ATTACKS", "EPS_255", "STEPS", "BACKEND"],
     "03_saliency": ["ATTACKS"],
-    "04_image_and_jacobian": ["ATTACKS", "DETECTORS", "EPS_255", "FPR"],
+    "04_image_and_jacobian": ["ATTACKS", "DETECTORS", "READINGS", "EPS_255", "FPR"],
     "05_model_based_saliency": ["ATTACKS", "DETECTORS", "FPR"],
     "06_gradcam_consistency": ["ATTACKS"],
 }
@@ -166,7 +167,7 @@ def configure(notebook: str, parameters: dict) -> Run:
     settings = attacks.CLEVERHANS_SETTINGS if p.get("BACKEND") == "cleverhans" else attacks.settings(p["DATASET"])
     if p["DATASET"] != "imagenet_subset" and (p["SOURCE"] or p["CLASSES"]):
         raise InputError(f"SOURCE and CLASSES choose pictures of imagenet_subset; DATASET is {p['DATASET']}.")
-    for name, known in (("ATTACKS", settings), ("DETECTORS", detectors.TRAINED)):
+    for name, known in (("ATTACKS", settings), ("DETECTORS", detectors.TRAINED), ("READINGS", detectors.READING_NAMES.values())):
         for item in p.get(name, []):
             if item not in known:
                 short = [choice for choice in known if not choice[0].isdigit()]  # without the papers' own
@@ -209,7 +210,7 @@ def _typed(name: str, value: object) -> object:
     if name == "BACKEND" and value not in ("nbutils", "cleverhans"):
         raise InputError(f"BACKEND must be nbutils or cleverhans, but is {value!r}.")
     named_once = isinstance(value, list) and all(isinstance(item, str) for item in value) and len(set(value)) == len(value)
-    if isinstance(value, list) and not (named_once and (value or name == "CLASSES")):
+    if isinstance(value, list) and not (named_once and (value or name in ("CLASSES", "READINGS"))):
         raise InputError(f"{name} must name at least one, each once, but is {value!r}.")
     if name in LARGEST and value >= LARGEST[name]:
         raise InputError(f"{name} must be under {LARGEST[name]}, but is {value!r}.")

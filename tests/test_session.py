@@ -24,6 +24,7 @@ WRONG = [
     ({"SEED": np.int64(3)}, "SEED must be int"),
     ({"OUT": Path("runs")}, "OUT must be str"),
     ({"THREADS": 10**10}, "THREADS must be under"),
+    ({"READINGS": ["logits"]}, "READINGS holds 'logits', which is unknown: choose among logit, logit_scaled, softmax,"),
     ({"DETECTORS": ["ID"]}, "DETECTORS holds 'ID', which is unknown: choose among id"),
     ({"DEVICE": "gpu"}, "DEVICE 'gpu' is unknown: choose auto, cpu, cuda"),
     ({"DEVICE": "cuda:99"}, "DEVICE 'cuda:99' is not there"),

@@ -25,6 +25,7 @@ READINGS: dict[str, dict] = {
     "_".join(["", *[of] * (of != "logit"), *["scaled"] * scaled, *["float64"] * double]): {"of": of, "scaled": scaled, "double": double}
     for of in OUTPUTS for double in (False, True)[:1 + (of != "logit")] for scaled in (False, True)
 }
+READING_NAMES = {reading: reading[1:] if reading not in ("", "_scaled") else f"logit{reading}" for reading in READINGS}
 JACOBIANS: dict[str, Callable] = {
     f"{name}{reading}": partial(features, **knobs) if reading else features
     for name, features in (("jsd", network.image_and_jacobian), ("jacobian", network.jacobian)) for reading, knobs in READINGS.items()
@@ -66,5 +67,5 @@ def build(name: str, classifier: nn.Module, through: nn.Module | None = None) ->
     return DETECTORS[name](classifier, through=through)
 
 
-__all__ = ["DETECTORS", "LAYERS", "LEARNED", "OWN_ARCHITECTURE", "READINGS", "SCALARS", "STAND_INS", "TRAINED", "Detector", "Network", "Others",
+__all__ = ["DETECTORS", "LAYERS", "LEARNED", "OWN_ARCHITECTURE", "READINGS", "READING_NAMES", "SCALARS", "STAND_INS", "TRAINED", "Detector", "Network", "Others",
            "Scalar", "build", "inconsistency", "others", "scores", "scores_of"]
