@@ -67,5 +67,5 @@ def build(name: str, classifier: nn.Module, through: nn.Module | None = None) ->
     return DETECTORS[name](classifier, through=through)
 
 
-__all__ = ["DETECTORS", "LAYERS", "LEARNED", "OWN_ARCHITECTURE", "READINGS", "READING_NAMES", "SCALARS", "STAND_INS", "TRAINED", "Detector", "Network", "Others",
-           "Scalar", "build", "inconsistency", "others", "scores", "scores_of"]
+__all__ = ["DETECTORS", "LAYERS", "LEARNED", "OWN_ARCHITECTURE", "READINGS", "READING_NAMES", "SCALARS", "STAND_INS", "TRAINED", "Detector",
+           "Network", "Others", "Scalar", "build", "inconsistency", "others", "scores", "scores_of"]
