@@ -87,7 +87,7 @@ def batch_composition(detector: Detector, clean: torch.Tensor, adversarial: torc
     if apart:
         try:
             apart = _apart_by_batch(_in_float64(detector), clean[:n].double(), adversarial[:n].double(), tolerance)
-        except RuntimeError:  # a user's own model may know float32 alone: what was found stands
+        except (RuntimeError, TypeError):  # a user's own model may know float32 alone: what was found stands
             pass
     if apart:
         raise Leak(f"Scores depend on the batch: pure, mixed and single batches differ by up to {apart:.3g}.")

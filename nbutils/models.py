@@ -116,7 +116,7 @@ def _first(error: Exception) -> str:
 def start_from(model: Normalised, given: nn.Module) -> int:
     """Fill the weights and statistics of `model` with those of `given` that have the same name and fit; returns how many weights did.
 
-    Where `model` reads more channels (image and Jacobian), the first have the given weights and the others weight nothing: it starts as on
+    Where `model` reads more channels (image and Jacobian), the first have the given weights and the others weigh nothing: it starts as on
     the image alone.
     """
     state, parameters, filled = model.body.state_dict(), dict(model.body.named_parameters()), 0
