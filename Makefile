@@ -9,14 +9,14 @@ DEVICE ?= auto
 BIN := .venv/bin
 
 run: .venv/ready
-	$(BIN)/python -m nbutils run --dataset $(DATASET) --preset $(PRESET) --seed $(SEED) --notebooks "$(NOTEBOOKS)" --out $(OUT) --device $(DEVICE)
+	$(BIN)/python -m nbutils run --dataset $(DATASET) --preset $(PRESET) --seed $(SEED) --notebooks "$(NOTEBOOKS)" --out "$(OUT)" --device $(DEVICE)
 
 test: .venv/ready-to-test
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 
 lab: .venv/ready
-	$(BIN)/jupyter lab --no-browser --ip=127.0.0.1 --notebook-dir=.
+	$(BIN)/jupyter lab --no-browser --ip=127.0.0.1 --notebook-dir=. --allow-root
 
 render: .venv/ready
 	$(BIN)/python -m nbutils render
@@ -24,7 +24,7 @@ render: .venv/ready
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -r tests/benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
-	$(BIN)/python tests/benchmarks/attacks.py --out $(OUT) --device $(DEVICE)
+	$(BIN)/python tests/benchmarks/attacks.py --out "$(OUT)" --device $(DEVICE)
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv

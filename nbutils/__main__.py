@@ -1,11 +1,13 @@
-"""`python -m nbutils run | make | render | publish`: the series of notebooks, or single steps without Jupyter."""
+"""`python -m nbutils run | make | render | publish`: the series of notebooks, or single steps
+without Jupyter.
+"""
 
 import argparse
 import sys
 
 from nbutils import InputError
 
-STEPS = ("classifier", "adversarial", "saliency", "detector", "evaluation", "all")
+MADE = ("classifier", "adversarial", "saliency", "detector", "evaluation", "all")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,23 +17,52 @@ def main(arguments: list[str] | None = None) -> int:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--dataset", default="digits")
     common.add_argument("--preset", default="quick")
-    common.add_argument("--out", default="runs", help="folder of artifacts and results; relative paths start at the project's root")
+    common.add_argument(
+        "--out",
+        default="runs",
+        help="folder of artifacts and results; relative paths start here (inside a checkout at "
+        "its root)",
+    )
     common.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     common.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    common.add_argument("--data-root", default="", help="folder of the data sets (default: $NBUTILS_DATA, else data/)")
+    common.add_argument(
+        "--data-root",
+        default="",
+        help="folder of the data sets (default: $NBUTILS_DATA, else data/)",
+    )
     common.add_argument("--model", default="", help="an architecture, or package.module:factory")
-    common.add_argument("-p", "--parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="any parameter by its name")
+    common.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="any parameter by its name",
+    )
     running = commands.add_parser("run", parents=[common], help="run notebooks headless")
     running.add_argument("--seed", type=int, nargs="+", default=[0])
     running.add_argument("--notebooks", default="", help='numbers, such as "02 04" (default: all)')
-    making = commands.add_parser("make", parents=[common], help="make a step without Jupyter; notebooks load what it made")
-    making.add_argument("step", choices=STEPS)
+    making = commands.add_parser(
+        "make", parents=[common], help="make a step without Jupyter; notebooks load what it made"
+    )
+    making.add_argument("step", choices=MADE)
     making.add_argument("--seed", type=int, default=0)
     making.add_argument("--attack", nargs="+", default=["fgsm", "bim", "pgd", "pgd_l2"])
     making.add_argument("--detector", nargs="+", default=["id", "jsd"])
-    commands.add_parser("render", help="run the series on its own parameters and store the outputs in notebooks/")
-    publishing = commands.add_parser("publish", parents=[common], help="copy a run's results to data/results, or its networks to data/pretrained")
-    publishing.add_argument("--pretrained", action="store_true", help="the classifier and saliency model that the run trained, not the results")
+    commands.add_parser(
+        "render", help="run the series on its own parameters and store the outputs in notebooks/"
+    )
+    publishing = commands.add_parser(
+        "publish",
+        parents=[common],
+        help="copy a run's results to data/results, or its networks to data/pretrained",
+    )
+    publishing.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="the classifier and saliency model that the run trained, not the results",
+    )
     publishing.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     try:
@@ -42,8 +73,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parameters(args: argparse.Namespace, seed: int) -> dict:
-    named = {"DATASET": args.dataset, "PRESET": args.preset, "SEED": seed, "DEVICE": args.device, "THREADS": args.threads,
-             "DATA_ROOT": args.data_root, "OUT": args.out, "MODEL": args.model}
+    named = {
+        "DATASET": args.dataset,
+        "PRESET": args.preset,
+        "SEED": seed,
+        "DEVICE": args.device,
+        "THREADS": args.threads,
+        "DATA_ROOT": args.data_root,
+        "OUT": args.out,
+        "MODEL": args.model,
+    }
     if args.parameter:
         import yaml
 
@@ -52,7 +91,7 @@ def _parameters(args: argparse.Namespace, seed: int) -> dict:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nbutils import runner
+    from nbutils.series import runner
 
     failed = max(runner.run(_parameters(args, seed), args.notebooks) for seed in args.seed)
     if len(args.seed) > 1:
@@ -61,43 +100,56 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _render(args: argparse.Namespace) -> int:
-    from nbutils import runner
+    from nbutils.series import runner
 
     return runner.render()
 
 
 def _publish(args: argparse.Namespace) -> int:
-    from nbutils import runner
+    from nbutils.series.parameters import run_folder
+    from nbutils.series.publish import publish
 
-    print(f"Published in {runner.publish(runner._out(_parameters(args, args.seed)), pretrained=args.pretrained)}.")
+    folder = publish(run_folder(_parameters(args, args.seed)), pretrained=args.pretrained)
+    print(f"Published in {folder}.")
     return 0
 
 
 def _make(args: argparse.Namespace) -> int:
-    from nbutils import detectors, pipeline, session
+    from nbutils import steps
+    from nbutils.detectors.groups import LEARNED
+    from nbutils.series import session
+    from nbutils.series.parameters import DEFAULTS
 
-    run = session.configure("04_image_and_jacobian", {**session.DEFAULTS, **_parameters(args, args.seed), "ATTACKS": args.attack,
-                                                      "DETECTORS": args.detector})
-    base = pipeline.classifier(run)
-    print(f"classifier {base.record['architecture']}: accuracy {base.record['accuracy']:.4f}, n {base.record['n']}")
-    upto = STEPS.index(args.step)
+    given = {**DEFAULTS, **_parameters(args, args.seed)}
+    asked = {"ATTACKS": args.attack, "DETECTORS": args.detector}
+    run = session.configure("04_image_and_jacobian", given | asked)
+    record = steps.classifier(run).record
+    accuracy = f"accuracy {record['accuracy']:.4f}, n {record['n']}"
+    print(f"classifier {record['architecture']}: {accuracy}")
+    upto = MADE.index(args.step)
     for attack in args.attack if upto >= 1 else []:
         for split in ("train", "test"):
-            record = pipeline.adversarial(run, attack, split).record
-            print(f"adversarial {attack} on {split}: success {record['success_rate']:.3f}, n {record['n']}, {record['seconds']:.1f} s")
-    if args.step == "saliency" or (upto > 2 and set(args.detector) & set(detectors.LEARNED)):
-        record = pipeline.learned_saliency(run).record
-        print(f"saliency: area {record['area']:.3f}, preserved {record['preserved']:.3f}, destroyed {record['destroyed']:.3f}, n {record['n']}")
+            record = steps.adversarial(run, attack, split).record
+            told = f"success {record['success_rate']:.3f}, n {record['n']}"
+            print(f"adversarial {attack} on {split}: {told}, {record['seconds']:.1f} s")
+    if args.step == "saliency" or (upto > 2 and set(args.detector) & set(LEARNED)):
+        record = steps.learned_saliency(run).record
+        told = ", ".join(
+            f"{name} {record[name]:.3f}" for name in ("area", "preserved", "destroyed")
+        )
+        print(f"saliency: {told}, n {record['n']}")
     for name in args.detector if upto >= 3 else []:
         for attack in args.attack:
-            for fit in range(run.preset["detector_seeds"]):
-                _, record = pipeline.detector(run, name, attack, fit)
-                print(f"detector {name} on {attack}, fit {fit}: train AUROC {record.get('train_auroc', float('nan')):.3f}")
+            for repetition in range(run.preset["detector_seeds"]):
+                _, record = steps.detector(run, name, attack, repetition)
+                auroc = record.get("train_auroc", float("nan"))
+                print(f"detector {name} on {attack}, fit {repetition}: train AUROC {auroc:.3f}")
     for name in args.detector if upto >= 4 else []:
         for fit_attack in args.attack:
             for attack in args.attack:
-                auroc = pipeline.evaluation(run, name, fit_attack, attack).record["all"]["auroc"]
-                print(f"evaluation {name}, trained on {fit_attack}, tested on {attack}: AUROC {auroc:.3f}")
+                record = steps.evaluation(run, name, fit_attack, attack).record
+                told = f"trained on {fit_attack}, tested on {attack}"
+                print(f"evaluation {name}, {told}: AUROC {record['all']['auroc']:.3f}")
     print(f"Kept in {run.folder}.")
     return 0
 

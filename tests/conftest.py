@@ -1,4 +1,6 @@
-"""Small things that many tests need: a run at smoke size, a little network, the linear model with a known nearest adversarial point."""
+"""Small things that many tests need: a run at smoke size, a little network, the linear model with a
+known nearest adversarial point.
+"""
 
 import json
 import os
@@ -10,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from nbutils import models, session
+from nbutils.models.normalised import Normalised
+from nbutils.series import session
+from nbutils.series.parameters import DEFAULTS
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = {"PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu"}
@@ -28,15 +32,22 @@ def smoke(tmp_path_factory):
 
 
 def configure(out, notebook="04_image_and_jacobian", **changes):
-    return session.configure(notebook, {**session.DEFAULTS, **SMOKE, "OUT": str(out), **changes})
+    return session.configure(notebook, {**DEFAULTS, **SMOKE, "OUT": str(out), **changes})
 
 
 @pytest.fixture
 def net():
     """A small convolutional network in float64, four classes, 3x8x8 images."""
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.Softplus(), nn.Conv2d(6, 6, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(54, 4))
-    return models.Normalised(body, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]).double().eval()
+    body = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.Softplus(),
+        nn.Conv2d(6, 6, 3, 2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(54, 4),
+    )
+    return Normalised(body, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]).double().eval()
 
 
 @pytest.fixture
@@ -75,8 +86,11 @@ def interior():
 def python(*arguments, cwd=ROOT, code=None, **environment):
     """Run this Python in a process of its own; `code` replaces `-m nbutils`."""
     command = [sys.executable, *(["-c", code] if code else ["-m", "nbutils"]), *map(str, arguments)]
-    env = {**os.environ, "NBUTILS_PROGRESS": "0", "OMP_NUM_THREADS": "1", "COVERAGE_PROCESS_START": "", **environment}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False)
+    own = {"NBUTILS_PROGRESS": "0", "OMP_NUM_THREADS": "1", "COVERAGE_PROCESS_START": ""}
+    env = {**os.environ, **own, **environment}
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def without_timings(path):

@@ -1,4 +1,6 @@
-"""A pytest plugin for nbval: sets parameters (JSON in NBUTILS_TEST_PARAMETERS) by a line appended to the cell tagged `parameters`."""
+"""A pytest plugin for nbval: sets parameters (JSON in NBUTILS_TEST_PARAMETERS) by a line appended
+to the cell tagged `parameters`.
+"""
 
 import json
 import os

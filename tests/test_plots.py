@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import attacks, detectors, metrics, plots
+from nbutils import plots
+from nbutils.attacks.settings import SETTINGS
+from nbutils.detectors.groups import LEARNED, SCALARS
+from nbutils.evaluation.metrics import auroc
 
 matplotlib.use("Agg")
 
@@ -26,40 +29,47 @@ def test_gallery_shows_each_image_once_under_its_title():
     images = torch.rand(3, 3, 5, 5)
     figure = plots.gallery({"clean": images, "grey": images[:2, :1]}, ["a", "b", "c"])
     shown = [ax.images[0].get_array() for ax in figure.axes if ax.images]
-    assert len(shown) == 5 and np.allclose(shown[1], images[1].permute(1, 2, 0)) and shown[3].shape == (5, 5)
-    assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"] and figure.axes[3].get_ylabel() == "grey"
+    assert len(shown) == 5 and shown[3].shape == (5, 5)
+    assert np.allclose(shown[1], images[1].permute(1, 2, 0))
+    assert [ax.get_title() for ax in figure.axes[:3]] == ["a", "b", "c"]
+    assert figure.axes[3].get_ylabel() == "grey"
     assert figure.get_size_inches()[0] <= 8
 
 
 def test_perturbations_stand_in_order_and_name_their_scale():
     x = torch.full((2, 1, 4, 4), 0.4)
     figure = plots.perturbations(x, x + 0.1)
-    assert [figure.axes[i].get_ylabel() for i in (0, 2, 4)] == ["clean", "adversarial", "perturbation\nx 5"]
+    labels = [figure.axes[i].get_ylabel() for i in (0, 2, 4)]
+    assert labels == ["clean", "adversarial", "perturbation\nx 5"]
     assert np.allclose(figure.axes[4].images[0].get_array(), 1.0)
     assert plots.perturbations(x, x).axes[4].images[0].get_array().mean() == 0.5
 
 
 def test_signed_maps_have_grey_zero_and_their_own_scale():
     maps = torch.tensor([[-2.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]).view(2, 1, 2, 2)
-    assert torch.allclose(plots.signed(maps).flatten(1), torch.tensor([[0.0, 0.5, 0.75, 0.5], [0.5] * 4]))
+    want = torch.tensor([[0.0, 0.5, 0.75, 0.5], [0.5] * 4])
+    assert torch.allclose(plots.signed(maps).flatten(1), want)
 
 
 def test_histogram_counts_every_image(ax):
     plots.histogram(ax, {"clean": torch.randn(40), "fgsm": torch.randn(3, 10)}, threshold=0.0)
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["clean (n = 40)", "fgsm (n = 30)"]
+    legend = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert legend == ["clean (n = 40)", "fgsm (n = 30)"]
 
 
 def test_roc_has_the_area_of_auroc(ax):
-    clean, adversarial = np.random.default_rng(0).normal(0, 1, 50).round(1), np.random.default_rng(1).normal(1, 1, 60).round(1)
+    clean = np.random.default_rng(0).normal(0, 1, 50).round(1)
+    adversarial = np.random.default_rng(1).normal(1, 1, 60).round(1)
     plots.roc(ax, {"id": (torch.from_numpy(clean), torch.from_numpy(adversarial))})
     x, y = ax.lines[0].get_data()
-    assert np.trapezoid(y, x) == pytest.approx(metrics.auroc(clean, adversarial))
+    assert np.trapezoid(y, x) == pytest.approx(auroc(clean, adversarial))
 
 
 def test_matrix_writes_rows_as_trained_on(ax):
     plots.matrix(ax, np.array([[0.5, 0.75], [1.0, 0.6]]), ["a", "b"], ["c", "d"])
     assert [t.get_text() for t in ax.texts] == ["0.50", "0.75", "1.00", "0.60"]
-    assert ax.get_ylabel() == "trained on" and [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_ylabel() == "trained on"
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b"]
 
 
 def test_curve_draws_its_interval(ax):
@@ -68,15 +78,23 @@ def test_curve_draws_its_interval(ax):
 
 
 def test_bars_have_their_heights_and_intervals(ax):
-    plots.bars(ax, ["id", "jsd"], {"adversarial": [(0.9, 0.8, 0.95), (0.5, 0.4, 0.6)], "clean": [(0.0, 0.0, 0.1), (1.0, 0.9, 1.0)]})
+    heights = {
+        "adversarial": [(0.9, 0.8, 0.95), (0.5, 0.4, 0.6)],
+        "clean": [(0.0, 0.0, 0.1), (1.0, 0.9, 1.0)],
+    }
+    plots.bars(ax, ["id", "jsd"], heights)
     assert [round(p.get_height(), 3) for p in ax.patches] == [0.9, 0.5, 0.0, 1.0]
     first = ax.containers[1].errorbar if hasattr(ax.containers[1], "errorbar") else ax.containers[0]
     segments = first.lines[2][0].get_segments()
     assert segments[0][:, 1] == pytest.approx([0.8, 0.95])
 
 
-def test_every_attack_and_detector_has_a_colour_of_its_own():
-    drawn = ("id", "jsd", "jacobian", *detectors.LEARNED)  # the readings, stand-ins and layers stand in tables and matrices
-    for names in (attacks.SETTINGS, drawn, detectors.SCALARS):
-        colours = [plots.colour(name) for name in names]
-        assert len(set(colours)) == len(colours) and plots.colour("stranger") not in colours
+def test_every_attack_and_detector_has_a_line_of_its_own():
+    """As many colours as are safe, then line styles; what is drawn in one figure is told apart."""
+    drawn = ("id", "jsd", "jacobian", "jsd_shuffled", "jsd_random", *LEARNED)
+    for names in (SETTINGS, drawn, SCALARS):
+        lines = [tuple(plots.line(name).values()) for name in names]
+        assert len(set(lines)) == len(lines)
+        assert tuple(plots.line("stranger").values()) not in lines
+    safe = {plots.colour(name) for name in plots.STYLES}
+    assert len(safe) <= 9  # Okabe and Ito's, black, two greys

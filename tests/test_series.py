@@ -12,7 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nbutils import runner, session
+from nbutils.series import publish, runner
+from nbutils.series.parameters import NOTEBOOKS
 from tests.conftest import ROOT, python, without_timings
 
 PARAMETERS = {"PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu"}
@@ -30,9 +31,10 @@ def series(tmp_path_factory):
 
 def test_runner_says_a_line_a_notebook_and_where_things_lie(series):
     out, lines = series
-    for name, line in zip(session.NOTEBOOKS, lines, strict=False):
+    for name, line in zip(NOTEBOOKS, lines, strict=False):
         assert re.match(rf"{name} +[\d.]+ s   \S.* [\d.e-]+$", line), line
-        assert (out / FOLDER / "notebooks" / f"{name}.ipynb").exists() and (out / FOLDER / "results" / f"{name}.json").exists()
+        assert (out / FOLDER / "notebooks" / f"{name}.ipynb").exists()
+        assert (out / FOLDER / "results" / f"{name}.json").exists()
         assert list((out / FOLDER / "figures").glob(f"{name}-*.png"))
     assert "Executed notebooks, figures and results lie in" in lines[-1]
 
@@ -46,14 +48,15 @@ def test_a_second_run_remakes_nothing_and_says_the_same(series):
     assert {p.name: without_timings(p) for p in (out / FOLDER / "results").glob("*.json")} == before
 
 
-@pytest.mark.parametrize("name", session.NOTEBOOKS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_each_notebook_alone_in_an_empty_folder_gives_the_same_results(series, tmp_path, name):
     assert runner.run({**PARAMETERS, "OUT": str(tmp_path)}, name, say=lambda line: None) == 0
-    assert without_timings(tmp_path / FOLDER / "results" / f"{name}.json") == without_timings(series[0] / FOLDER / "results" / f"{name}.json")
+    result = Path(FOLDER) / "results" / f"{name}.json"
+    assert without_timings(tmp_path / result) == without_timings(series[0] / result)
 
 
 def test_nbval_on_every_notebook_and_it_compares_something(series, tmp_path):
-    """With the artifacts of the series; and a changed stored output in a compared cell must fail."""
+    """With the artifacts of the series; a changed stored output in a compared cell must fail."""
     for path in runner.notebooks():
         shutil.copy(path, tmp_path / path.name)
     spoiled = tmp_path / "spoiled.ipynb"
@@ -61,21 +64,31 @@ def test_nbval_on_every_notebook_and_it_compares_something(series, tmp_path):
     checked = next(c for c in notebook.cells if "nbval-check-output" in c.metadata.get("tags", []))
     checked.outputs[0]["data"]["text/plain"] = "['nothing']"
     nbformat.write(notebook, spoiled)
-    env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "NBUTILS_PROGRESS": "0",
-           "NBUTILS_TEST_PARAMETERS": json.dumps({**PARAMETERS, "OUT": str(series[0])})}
-    command = [sys.executable, "-m", "pytest", "-p", "nbval_parameters", "--nbval-lax", "--nbval-current-env", "-q", "-p", "no:cacheprovider",
-               "--rootdir", str(tmp_path), "-c", os.devnull]
-    done = subprocess.run([*command, *map(str, sorted(tmp_path.glob("0*.ipynb")))], env=env, capture_output=True, text=True, timeout=400, check=False)
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "NBUTILS_PROGRESS": "0",
+        "NBUTILS_TEST_PARAMETERS": json.dumps({**PARAMETERS, "OUT": str(series[0])}),
+    }
+    alone = f"-q -p no:cacheprovider --rootdir {tmp_path} -c {os.devnull}"
+    options = f"-m pytest -p nbval_parameters --nbval-lax --nbval-current-env {alone}"
+    command = [sys.executable, *options.split()]
+    kept = {"env": env, "capture_output": True, "text": True, "timeout": 400, "check": False}
+    notebooks = map(str, sorted(tmp_path.glob("0*.ipynb")))
+    done = subprocess.run([*command, *notebooks], **kept)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
-    done = subprocess.run([*command, str(spoiled)], env=env, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run([*command, str(spoiled)], **kept)
     assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout[-2000:]
 
 
 def test_runner_reports_a_failed_notebook_and_keeps_it(tmp_path):
     lines = []
-    assert runner.run({**PARAMETERS, "OUT": str(tmp_path), "MODEL": "no.such:model"}, "00", say=lines.append) == 1
-    assert "InputError: MODEL 'no.such:model' cannot be brought in" in lines[0] and "00_start_here-failed.ipynb" in lines[0]
-    assert not list(tmp_path.rglob("00_start_here.ipynb")) and list(tmp_path.rglob("00_start_here-failed.ipynb"))
+    wrong = {**PARAMETERS, "OUT": str(tmp_path), "MODEL": "no.such:model"}
+    assert runner.run(wrong, "00", say=lines.append) == 1
+    assert "InputError: MODEL 'no.such:model' cannot be brought in" in lines[0]
+    assert "00_start_here-failed.ipynb" in lines[0]
+    assert not list(tmp_path.rglob("00_start_here.ipynb"))
+    assert list(tmp_path.rglob("00_start_here-failed.ipynb"))
 
 
 KILLER = """
@@ -90,7 +103,8 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_killed_while_a_notebook_is_saved(series, tmp_path):
-    command = ("run", "--preset", "smoke", "--threads", "1", "--device", "cpu", "--notebooks", "01", "--out", tmp_path)
+    words = "run --preset smoke --threads 1 --device cpu --notebooks 01 --out"
+    command = (*words.split(), tmp_path)
     killed = python(*command, code=KILLER)
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / FOLDER / "notebooks" / "01_classifiers.ipynb").exists()
@@ -101,18 +115,25 @@ def test_killed_while_a_notebook_is_saved(series, tmp_path):
     assert without_timings(tmp_path / result) == without_timings(series[0] / result)
 
 
-def test_render_stores_outputs_with_the_hash_of_their_sources_and_publish_copies(series, tmp_path, monkeypatch):
+def test_render_stores_outputs_with_the_hash_of_their_sources_and_publish_copies(
+    series, tmp_path, monkeypatch
+):
     path = tmp_path / "77_small.ipynb"
-    cells = [nbformat.v4.new_markdown_cell("# small"), nbformat.v4.new_code_cell("import sys\nprint('noise', file=sys.stderr)\n6 * 7")]
+    cells = [
+        nbformat.v4.new_markdown_cell("# small"),
+        nbformat.v4.new_code_cell("import sys\nprint('noise', file=sys.stderr)\n6 * 7"),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     monkeypatch.setattr(runner, "notebooks", lambda chosen="": [path])
-    monkeypatch.setattr(runner, "PUBLISHED", tmp_path / "published")
-    monkeypatch.setattr(runner, "_out", lambda parameters: series[0] / FOLDER)
+    monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
+    monkeypatch.setattr(runner, "run_folder", lambda parameters: series[0] / FOLDER)
     assert runner.render(say=lambda line: None) == 0
     stored = json.loads(path.read_text())
     (output,) = stored["cells"][1]["outputs"]
-    assert output["data"]["text/plain"] in (["42"], "42") and stored["metadata"]["nbutils"]["sources"] == runner.sources_hash(stored)
-    assert {p.name for p in (tmp_path / "published" / FOLDER).glob("*.json")} == {f"{name}.json" for name in session.NOTEBOOKS}
+    assert output["data"]["text/plain"] in (["42"], "42")
+    assert stored["metadata"]["nbutils"]["sources"] == runner.sources_hash(stored)
+    published = {p.name for p in (tmp_path / "published" / FOLDER).glob("*.json")}
+    assert published == {f"{name}.json" for name in NOTEBOOKS}
 
 
 def test_seeds_are_put_together_with_means_and_intervals(series, tmp_path):
@@ -122,13 +143,18 @@ def test_seeds_are_put_together_with_means_and_intervals(series, tmp_path):
     changed = out / "digits-smoke-s1" / "results" / "02_attacks.json"
     content = json.loads(changed.read_text())
     first = content["tables"]["sizes"][0]
-    content["key"]["value"], first["success"], before = 0.5, first["success"] - 0.1, first["success"]
+    before = first["success"]
+    content["key"]["value"], first["success"] = 0.5, before - 0.1
     changed.write_text(json.dumps(content))
-    target = runner.over_seeds([{**PARAMETERS, "OUT": str(out), "SEED": seed} for seed in (0, 1)], "02", say=lines.append)
+    runs = [{**PARAMETERS, "OUT": str(out), "SEED": seed} for seed in (0, 1)]
+    target = runner.over_seeds(runs, "02", say=lines.append)
     found = json.loads((target / "02_attacks.json").read_text())
     row = found["tables"]["sizes"][0]
-    assert target.parent.name == "digits-smoke-s0+1" and row["seeds"] == 2 and row["setting"] == first["setting"]
+    assert target.parent.name == "digits-smoke-s0+1"
+    assert row["seeds"] == 2 and row["setting"] == first["setting"]
     assert row["success"] == pytest.approx(before - 0.05)
     half = 12.7062 * 0.1 / 2**0.5 / 2**0.5  # Student's t with one degree of freedom
-    assert row["success_interval"] == pytest.approx([before - 0.05 - half, before - 0.05 + half], abs=1e-4)
-    assert "success_interval" not in found["tables"]["sizes"][1] and re.search(r"02_attacks +fgsm success .* over 2 seeds", lines[0])
+    interval = [before - 0.05 - half, before - 0.05 + half]
+    assert row["success_interval"] == pytest.approx(interval, abs=1e-4)
+    assert "success_interval" not in found["tables"]["sizes"][1]
+    assert re.search(r"02_attacks +fgsm success .* over 2 seeds", lines[0])

@@ -1,5 +1,6 @@
 """Parameters: every wrong one gets one sentence before any work; results are written whole."""
 
+import importlib
 import json
 import platform
 from pathlib import Path
@@ -8,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import InputError, __main__, session
-from tests.conftest import SMOKE, configure, python
+from nbutils import InputError, __main__
+from nbutils.resources import from_here
+from nbutils.series import session
+from nbutils.series.parameters import run_folder
+from tests.conftest import ROOT, SMOKE, configure, python
 
 WRONG = [
     ({"DATASET": "imagenet"}, "DATASET 'imagenet' is unknown: choose one of digits"),
@@ -24,7 +28,10 @@ WRONG = [
     ({"SEED": np.int64(3)}, "SEED must be int"),
     ({"OUT": Path("runs")}, "OUT must be str"),
     ({"THREADS": 10**10}, "THREADS must be under"),
-    ({"READINGS": ["logits"]}, "READINGS holds 'logits', which is unknown: choose among logit, logit_scaled, softmax,"),
+    (
+        {"READINGS": ["logits"]},
+        "READINGS holds 'logits', which is unknown: choose among logit, logit_scaled, softmax,",
+    ),
     ({"DETECTORS": ["ID"]}, "DETECTORS holds 'ID', which is unknown: choose among id"),
     ({"DEVICE": "gpu"}, "DEVICE 'gpu' is unknown: choose auto, cpu, cuda"),
     ({"DEVICE": "cuda:99"}, "DEVICE 'cuda:99' is not there"),
@@ -42,57 +49,106 @@ WRONG = [
     ({"FPR": 1.5}, "FPR must lie between 0 and 1"),
     ({"OUT": "LICENSE"}, "OUT 'LICENSE' cannot be made a folder"),
     ({"OUT": 3}, "OUT must be str"),
-    ({"SOURCE": "imagenette"}, "SOURCE and CLASSES choose pictures of imagenet_subset; DATASET is digits"),
+    (
+        {"SOURCE": "imagenette"},
+        "SOURCE and CLASSES choose pictures of imagenet_subset; DATASET is digits",
+    ),
     ({"CLASSES": ["tench"]}, "SOURCE and CLASSES choose pictures"),
     ({"RETRAIN": 1}, "RETRAIN must be bool"),
     ({"CHANGES": [1]}, "CHANGES must be dict"),
-    ({"CHANGES": {"attacked": 5}}, "CHANGES holds 'attacked', which is no field of a preset: choose among classifier"),
-    ({"CHANGES": {"attacked_test": "5"}}, "CHANGES must give attacked_test a value like 40, not '5'"),
+    (
+        {"CHANGES": {"attacked": 5}},
+        "CHANGES holds 'attacked', which is no field of a preset: choose among classifier",
+    ),
+    (
+        {"CHANGES": {"attacked_test": "5"}},
+        "CHANGES must give attacked_test a value like 40, not '5'",
+    ),
     ({"CHANGES": {"attacked_test": -5}}, "CHANGES must give attacked_test a value like 40, not -5"),
-    *[({"CHANGES": {name: value}}, f"CHANGES must give {name} a value like") for name, value in (
-        ("epochs", 0), ("detector_epochs", 0), ("dropouts", []), ("dropouts", ["a"]), ("dropouts", [2.0]), ("width", float("nan")), ("chunk", 0),
-        ("detector_seeds", 0), ("train", 1), ("attacked_train", 1), ("calibrate", 0), ("refit", 1))],
-    ({"CHANGES": {"detector": "smd9"}}, "CHANGES names the detector 'smd9', which is unknown: choose one of digits_net"),
+    *[
+        ({"CHANGES": {name: value}}, f"CHANGES must give {name} a value like")
+        for name, value in (
+            ("epochs", 0),
+            ("detector_epochs", 0),
+            ("dropouts", []),
+            ("dropouts", ["a"]),
+            ("dropouts", [2.0]),
+            ("width", float("nan")),
+            ("chunk", 0),
+            ("detector_seeds", 0),
+            ("train", 1),
+            ("attacked_train", 1),
+            ("calibrate", 0),
+            ("refit", 1),
+        )
+    ],
+    (
+        {"CHANGES": {"detector": "smd9"}},
+        "CHANGES names the detector 'smd9', which is unknown: choose one of digits_net",
+    ),
     ({"WEIGHTS": "nowhere.pt"}, "WEIGHTS 'nowhere.pt' is no file"),
-    ({"WEIGHTS": "torchvision"}, "WEIGHTS 'torchvision' needs a MODEL that torchvision publishes: squeezenet1_1"),
+    (
+        {"WEIGHTS": "torchvision"},
+        "WEIGHTS 'torchvision' needs a MODEL that torchvision publishes: squeezenet1_1",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("wrong", "sentence"), WRONG)
 def test_wrong_parameters_get_one_sentence_before_any_work(wrong, sentence, tmp_path, monkeypatch):
-    monkeypatch.setattr(session.data, "load", lambda *a, **k: pytest.fail("work began"))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("nbutils.steps.run.load", lambda *a, **k: pytest.fail("work began"))
     with pytest.raises(InputError, match=sentence) as caught:
         session.start("04_image_and_jacobian", {**SMOKE, "OUT": str(tmp_path), **wrong})
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*"))
 
 
-def test_a_changed_preset_has_a_folder_of_its_own_and_the_committed_networks(tmp_path):
-    from nbutils import artifacts, pipeline
+def test_a_relative_out_starts_here_and_inside_the_checkout_at_its_root(tmp_path, monkeypatch):
+    elsewhere = tmp_path.resolve()
+    for here, start in ((elsewhere, elsewhere), (ROOT, ROOT), (ROOT / "notebooks", ROOT)):
+        monkeypatch.chdir(here)
+        assert from_here("runs") == start / "runs"
+        assert run_folder({"OUT": "runs"}) == start / "runs" / "digits-quick-s0"
+        assert from_here(elsewhere / "own") == elsewhere / "own"  # an absolute one is left alone
+    monkeypatch.chdir(elsewhere)
+    assert configure("runs").folder == elsewhere / "runs" / "digits-smoke-s0"
+    assert (elsewhere / "runs" / "digits-smoke-s0").is_dir()
 
-    plain, changed = (configure(tmp_path, DATASET="mnist", PRESET="quick", CHANGES=c) for c in ({}, {"attacked_test": 7, "detector_width": 1}))
-    assert changed.preset == {**plain.preset, "attacked_test": 7, "detector_width": 1} and changed.folder != plain.folder
+
+def test_a_changed_preset_has_a_folder_of_its_own_and_the_committed_networks(tmp_path):
+    step = importlib.import_module("nbutils.steps.classifier")  # the name is the step's function
+    changes = {"attacked_test": 7, "detector_width": 1}
+    plain = configure(tmp_path, DATASET="mnist", PRESET="quick", CHANGES={})
+    changed = configure(tmp_path, DATASET="mnist", PRESET="quick", CHANGES=changes)
+    assert changed.preset == {**plain.preset, **changes} and changed.folder != plain.folder
     asked = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(artifacts, "published", lambda folder, arguments: asked.append(folder))
+        patch.setattr(step, "committed", lambda folder, arguments: asked.append(folder))
         for run in (plain, changed):
-            pipeline._committed(run, "classifier", {})
+            step.committed_network(run, "classifier", {})
     assert asked[0] == asked[1]
 
 
 def test_a_notebook_that_needs_colour_inks_grey_images_and_reports_where_it_was_asked(tmp_path):
-    grey, colour = configure(tmp_path, "04_image_and_jacobian"), configure(tmp_path, "06_gradcam_consistency", ATTACKS=["fgsm"])
-    assert grey.data.name == "digits" and colour.data.name == "digits_rgb" and colour.data.shape[0] == 3
+    grey = configure(tmp_path, "04_image_and_jacobian")
+    colour = configure(tmp_path, "06_gradcam_consistency", ATTACKS=["fgsm"])
+    assert grey.data.name == "digits"
+    assert colour.data.name == "digits_rgb" and colour.data.shape[0] == 3
     assert colour.folder.name == "digits_rgb-smoke-s0" and colour.shown == grey.shown == grey.folder
     colour.record(key=("a", 1.0), tables={})
     assert (grey.folder / "results" / "06_gradcam_consistency.json").exists()
 
 
 def test_backend_and_steps_belong_to_notebook_02(tmp_path):
-    good = {**SMOKE, "OUT": str(tmp_path), "BACKEND": "cleverhans", "ATTACKS": ["carlini_wagner_l2"], "STEPS": 3}
+    asked = {"BACKEND": "cleverhans", "ATTACKS": ["carlini_wagner_l2"], "STEPS": 3}
+    good = {**SMOKE, "OUT": str(tmp_path), **asked}
     assert session.start("02_attacks", good).parameters["STEPS"] == 3
-    for wrong, sentence in (({"BACKEND": "foolbox"}, "BACKEND must be"), ({"STEPS": -1}, "STEPS must be 0 or more"),
-                            ({"ATTACKS": ["deepfool"]}, "ATTACKS holds 'deepfool'")):
+    for wrong, sentence in (
+        ({"BACKEND": "foolbox"}, "BACKEND must be"),
+        ({"STEPS": -1}, "STEPS must be 0 or more"),
+        ({"ATTACKS": ["deepfool"]}, "ATTACKS holds 'deepfool'"),
+    ):
         with pytest.raises(InputError, match=sentence):
             session.start("02_attacks", {**good, **wrong})
     with pytest.raises(InputError, match="'99_more' is unknown"):
@@ -100,22 +156,25 @@ def test_backend_and_steps_belong_to_notebook_02(tmp_path):
 
 
 def test_a_notebooks_other_names_do_not_disturb(tmp_path):
-    names = {**SMOKE, "OUT": str(tmp_path), "In": [], "Out": {}, "_i": "", "torch": torch, "session": session}
-    run = session.start("01_classifiers", names)
+    others = {"In": [], "Out": {}, "_i": "", "torch": torch, "session": session}
+    run = session.start("01_classifiers", {**SMOKE, "OUT": str(tmp_path), **others})
     assert run.seed == 0 and "digits, preset smoke, seed 0" in repr(run)
 
 
 def test_record_is_json_with_six_digits_and_no_nan(tmp_path):
     run = configure(tmp_path, "01_classifiers")
-    result = run.record(key=("a", torch.tensor(1 / 3)), tables={"t": [{"x": float("nan"), "y": (1, 2.0)}]})
-    assert result["key"]["value"] == 0.333333 and result["tables"]["t"] == [{"x": None, "y": [1, 2.0]}]
+    tables = {"t": [{"x": float("nan"), "y": (1, 2.0)}]}
+    result = run.record(key=("a", torch.tensor(1 / 3)), tables=tables)
+    assert result["key"]["value"] == 0.333333
+    assert result["tables"]["t"] == [{"x": None, "y": [1, 2.0]}]
     assert json.loads((run.folder / "results" / "01_classifiers.json").read_text()) == result
 
 
 def test_command_line_speaks_one_sentence(capsys):
-    assert __main__.main(["make", "all", "--preset", "smoke", "--attack", "nonsense", "--out", "/proc/nothing"]) == 2
+    smoke = ["--preset", "smoke", "--out", "/proc/nothing"]
+    assert __main__.main(["make", "all", *smoke, "--attack", "nonsense"]) == 2
     assert "ATTACKS holds 'nonsense'" in capsys.readouterr().err
-    assert __main__.main(["make", "classifier", "--preset", "smoke", "--out", "/proc/nothing"]) == 2
+    assert __main__.main(["make", "classifier", *smoke]) == 2
     assert "cannot be made a folder" in capsys.readouterr().err
     assert __main__.main(["run", "--notebooks", "77"]) == 2
     assert "no notebook '77'" in capsys.readouterr().err
@@ -123,17 +182,25 @@ def test_command_line_speaks_one_sentence(capsys):
     assert "NONSENSE is no parameter of 01_classifiers" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the memory of another C library is not ours to set")
-def test_memory_of_a_freed_tensor_is_used_again(tmp_path):
-    done = python(code=f"""
-import resource, torch
-from nbutils import session
-session.configure("01_classifiers", {{**session.DEFAULTS, "PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu", "OUT": {str(tmp_path)!r}}})
-faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+FAULTS = """
+import resource, sys, torch
+from nbutils.series import session
+from nbutils.series.parameters import DEFAULTS
+given = {"PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu", "OUT": sys.argv[1]}
+session.configure("01_classifiers", {**DEFAULTS, **given})
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for i in range(8):
     if i == 3:  # it has found its place
         before = faults()
     torch.ones(2**24)
 print(faults() - before)
-""")
+"""
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="the memory of another C library is not ours to set"
+)
+def test_memory_of_a_freed_tensor_is_used_again(tmp_path):
+    done = python(tmp_path, code=FAULTS)
     assert int(done.stdout) < 1000, done.stderr  # 64 MiB are 16,384 pages

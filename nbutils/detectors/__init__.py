@@ -1,71 +1,93 @@
-"""Detectors behind one contract: `score(x) -> (n,)`, continuous, higher = adversarial. Adding one: a function or a file, and a line below."""
+"""Detectors behind one contract (`base`): `score(x) -> (n,)`, continuous, higher = adversarial.
 
-from collections.abc import Callable
+Adding one: a function or a file, and a line here. What a network `needs` beside the classifier is
+handed over by `building.build`.
+"""
+
 from functools import partial
 
-from torch import nn
-
-from nbutils import InputError
-from nbutils.detectors import inconsistency, network, scalars
-from nbutils.detectors.base import Detector, scores, scores_of
-from nbutils.detectors.network import Network, Others, others
+from nbutils.detectors import scalars, stand_ins, views
+from nbutils.detectors.consistency import GradCamConsistency
+from nbutils.detectors.networks import Network
 from nbutils.detectors.scalars import Scalar
-from nbutils.saliency import OUTPUTS
+from nbutils.detectors.squeezing import Squeezing
 
-# Those that look through a learned saliency model; the last three are SPD's stand-ins, with a map that says nothing of the image.
-LEARNED: dict[str, Callable] = {
-    "smd": network.saliency_map,
-    "spd": network.salient_pixels,
-    "spd_shuffled": network.shuffled_pixels,
-    "spd_constant": network.constant_pixels,
-    "spd_random": network.random_pixels,
-}
-# JSD and its Jacobian alone ("jacobian"), in the readings of paper 002: what is derived, raw or scaled image by image, in float32 or float64.
-READINGS: dict[str, dict] = {
-    "_".join(["", *[of] * (of != "logit"), *["scaled"] * scaled, *["float64"] * double]): {"of": of, "scaled": scaled, "double": double}
-    for of in OUTPUTS for double in (False, True)[:1 + (of != "logit")] for scaled in (False, True)
-}
-READING_NAMES = {reading: reading[1:] if reading not in ("", "_scaled") else f"logit{reading}" for reading in READINGS}
-JACOBIANS: dict[str, Callable] = {
-    f"{name}{reading}": partial(features, **knobs) if reading else features
-    for name, features in (("jsd", network.image_and_jacobian), ("jacobian", network.jacobian)) for reading, knobs in READINGS.items()
-}
-# Stand-ins for JSD, that look at a bank (`Others`) in the Jacobian's place.
-STAND_INS: dict[str, Callable] = {"jsd_shuffled": network.image_and_other, "jsd_random": network.image_and_other}
-# Those that read the classifier's own layers, early and late (Metzen et al. 2017), or the first (paper 002, II.C).
-LAYERS: dict[str, Callable] = {
-    "metzen_early": partial(network.layer, depth=1 / 3),
-    "metzen_late": partial(network.layer, depth=1.0),
-    "first_layer": partial(network.layer, depth=0.0),
-    "first_layer_jacobian": partial(network.layer, depth=0.0, with_jacobian=True),
-}
-OWN_ARCHITECTURE = {"metzen_early": "metzen_branch", "metzen_late": "metzen_branch"}
-TRAINED: dict[str, Callable] = {"id": network.image, "n_plus_one": network.image, **JACOBIANS, **STAND_INS, **LAYERS, **LEARNED}
-SCALARS: dict[str, Callable] = {
-    "max_softmax": scalars.max_softmax,
-    "margin": scalars.margin,
-    "entropy": scalars.entropy,
-    "gradient_norm": scalars.gradient_norm,
-    "noise": scalars.noise,
-}
-DETECTORS: dict[str, Callable[..., Detector]] = {
-    **{name: partial(Network, features=features, classes=name == "n_plus_one") for name, features in TRAINED.items()},
-    **{name: partial(Scalar, function=scalar) for name, scalar in SCALARS.items()},
+# JSD and the Jacobian alone, in the readings of paper 002: what is derived, raw or scaled image by
+# image, in float32 or float64.
+READINGS = {
+    "": {"of": "logit", "scaled": False, "double": False},
+    "_scaled": {"of": "logit", "scaled": True, "double": False},
+    "_softmax": {"of": "softmax", "scaled": False, "double": False},
+    "_softmax_scaled": {"of": "softmax", "scaled": True, "double": False},
+    "_softmax_float64": {"of": "softmax", "scaled": False, "double": True},
+    "_softmax_scaled_float64": {"of": "softmax", "scaled": True, "double": True},
+    "_cross_entropy": {"of": "cross_entropy", "scaled": False, "double": False},
+    "_cross_entropy_scaled": {"of": "cross_entropy", "scaled": True, "double": False},
+    "_cross_entropy_float64": {"of": "cross_entropy", "scaled": False, "double": True},
+    "_cross_entropy_scaled_float64": {"of": "cross_entropy", "scaled": True, "double": True},
 }
 
-
-def build(name: str, classifier: nn.Module, through: nn.Module | None = None) -> Detector:
-    """An unfitted detector by its name, guarding `classifier`; those of `LEARNED` look through a saliency model, `STAND_INS` into a bank."""
-    if name not in DETECTORS:
-        raise InputError(f"Detector {name!r} is unknown: choose one of {', '.join(DETECTORS)}.")
-    if name not in (*LEARNED, *STAND_INS):
-        return DETECTORS[name](classifier)
-    if through is None:
-        needed = "a learned saliency model: hand one over (nbutils.saliency.SaliencyModel)" if name in LEARNED else (
-            "a bank of others' Jacobians: hand one over (nbutils.detectors.others)")
-        raise InputError(f"Detector {name!r} looks through {needed}.")
-    return DETECTORS[name](classifier, through=through)
-
-
-__all__ = ["DETECTORS", "LAYERS", "LEARNED", "OWN_ARCHITECTURE", "READINGS", "READING_NAMES", "SCALARS", "STAND_INS", "TRAINED", "Detector",
-           "Network", "Others", "Scalar", "build", "inconsistency", "others", "scores", "scores_of"]
+DETECTORS = {
+    # networks on the image (Gong et al. 2017, Grosse et al. 2017)
+    "id": partial(Network, view=views.image),
+    "n_plus_one": partial(Network, view=views.image, classes=True),
+    # on image and Jacobian (papers 002, 000), and on the Jacobian alone
+    **{
+        f"jsd{reading}": partial(Network, view=partial(views.image_and_jacobian, **knobs))
+        for reading, knobs in READINGS.items()
+    },
+    **{
+        f"jacobian{reading}": partial(Network, view=partial(views.jacobian, **knobs))
+        for reading, knobs in READINGS.items()
+    },
+    # stand-ins for JSD: another image's Jacobian, or noise, in the Jacobian's place
+    "jsd_shuffled": partial(Network, view=stand_ins.image_and_other, needs="bank"),
+    "jsd_random": partial(Network, view=stand_ins.image_and_other, needs="bank"),
+    # on the classifier's own layers, early and late (Metzen et al. 2017), or the first (paper 002,
+    # II.C)
+    "metzen_early": partial(Network, view=partial(views.layer, depth=1 / 3)),
+    "metzen_late": partial(Network, view=partial(views.layer, depth=1.0)),
+    "first_layer": partial(Network, view=partial(views.layer, depth=0.0)),
+    "first_layer_jacobian": partial(
+        Network, view=partial(views.layer, depth=0.0, with_jacobian=True)
+    ),
+    # through a learned saliency model (paper 000), and SPD's stand-ins, whose map says nothing of
+    # the image
+    "smd": partial(Network, view=views.saliency_map, needs="saliency"),
+    "spd": partial(Network, view=views.salient_pixels, needs="saliency"),
+    "spd_shuffled": partial(Network, view=stand_ins.shuffled_pixels, needs="saliency"),
+    "spd_constant": partial(Network, view=stand_ins.constant_pixels, needs="saliency"),
+    "spd_random": partial(Network, view=stand_ins.random_pixels, needs="saliency"),
+    # an emphasised or transformed image is read as before (paper 003): the map, the transformation,
+    # both
+    "gradcam": partial(GradCamConsistency, theta=0.2),
+    "colour_reversing": partial(GradCamConsistency, theta=0.0, transform="colour_reversing"),
+    "zero_mean": partial(GradCamConsistency, theta=0.0, transform="zero_mean"),
+    "gradcam_colour_reversing": partial(
+        GradCamConsistency, theta=0.1, transform="colour_reversing"
+    ),
+    "gradcam_zero_mean": partial(GradCamConsistency, theta=0.1, transform="zero_mean"),
+    # feature squeezing (Xu et al. 2018): the joint set for pictures of this kind, and each squeezer
+    # alone
+    "squeezing": partial(Squeezing),
+    "squeezing_1-bit": partial(Squeezing, squeezers=("1-bit",)),
+    "squeezing_2-bit": partial(Squeezing, squeezers=("2-bit",)),
+    "squeezing_3-bit": partial(Squeezing, squeezers=("3-bit",)),
+    "squeezing_4-bit": partial(Squeezing, squeezers=("4-bit",)),
+    "squeezing_5-bit": partial(Squeezing, squeezers=("5-bit",)),
+    "squeezing_6-bit": partial(Squeezing, squeezers=("6-bit",)),
+    "squeezing_7-bit": partial(Squeezing, squeezers=("7-bit",)),
+    "squeezing_8-bit": partial(Squeezing, squeezers=("8-bit",)),
+    "squeezing_2x2": partial(Squeezing, squeezers=("2*2",)),
+    "squeezing_3x3": partial(Squeezing, squeezers=("3*3",)),
+    "squeezing_11-3-2": partial(Squeezing, squeezers=("11-3-2",)),
+    "squeezing_11-3-4": partial(Squeezing, squeezers=("11-3-4",)),
+    "squeezing_13-3-2": partial(Squeezing, squeezers=("13-3-2",)),
+    "squeezing_13-3-4": partial(Squeezing, squeezers=("13-3-4",)),
+    # trivial scalars: what a detector must beat
+    "max_softmax": partial(Scalar, function=scalars.max_softmax),
+    "margin": partial(Scalar, function=scalars.margin),
+    "entropy": partial(Scalar, function=scalars.entropy),
+    "gradient_norm": partial(Scalar, function=scalars.gradient_norm),
+    "noise": partial(Scalar, function=scalars.noise),
+}

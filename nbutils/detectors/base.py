@@ -9,18 +9,29 @@ from nbutils import InputError
 
 
 class Detector:
-    """Guards `classifier`. Subclasses give `score`; `threshold` is where `decide` says adversarial (the paper's own rule until calibrated)."""
+    """Guards `classifier`. Subclasses give `score`.
 
-    differentiable = True
+    `threshold` is the score above which `decide` says adversarial: None until `calibrate`, where
+    the paper has no rule of its own.
+    """
+
+    trained = False  # whether it must be fitted on attacked images
+    differentiable = True  # whether `score` can be derived to the images
+    own_threshold: float | None = None  # the paper's own operating point, if it has one
 
     def __init__(self, classifier: nn.Module) -> None:
-        self.classifier, self.threshold = classifier, 0.0
+        self.classifier, self.threshold = classifier, self.own_threshold
 
-    def look(self, x: torch.Tensor) -> torch.Tensor | None:
-        """What all detectors of this kind compute first of the images, handed to their `score`; None where there is no such thing."""
+    def view(self, x: torch.Tensor) -> torch.Tensor | None:
+        """What all detectors of this kind compute first of the images; None where there is no such
+        thing.
+        """
 
-    def score(self, x: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
-        """(n,) continuous, higher = adversarial; differentiable to `x` where `differentiable` says so. `seen` is what `look` gave for `x`."""
+    def score(self, x: torch.Tensor, viewed: torch.Tensor | None = None) -> torch.Tensor:
+        """(n,) continuous, higher = adversarial.
+
+        `viewed` is what `view` gave for `x`, if it is known.
+        """
         raise NotImplementedError
 
     def calibrate(self, clean: torch.Tensor, fpr: float) -> float:
@@ -29,12 +40,34 @@ class Detector:
         return self.threshold
 
     def decide(self, x: torch.Tensor) -> torch.Tensor:
-        """(n,) bool: adversarial?"""
+        """(n,) bool: adversarial?
+
+        Raises:
+            InputError: no rule is known yet.
+        """
+        if self.threshold is None:
+            raise InputError(
+                "This detector has no threshold yet: calibrate it on clean images first."
+            )
         return scores(self, x) > self.threshold
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The tensors to keep, the threshold among them (not-a-number: none yet)."""
+        threshold = float("nan") if self.threshold is None else self.threshold
+        return {"threshold": torch.tensor(threshold, dtype=torch.float64)}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> "Detector":
+        """Take the kept tensors back."""
+        threshold = tensors["threshold"].item()
+        self.threshold = threshold if threshold == threshold else None
+        return self
 
 
 def threshold_at(clean_scores: torch.Tensor, fpr: float) -> float:
-    """The smallest of the clean scores that at most the share `fpr` of them exceeds (Xu et al. 2018: the ceil((1-fpr) n)-th)."""
+    """The smallest of the clean scores that at most the share `fpr` of them exceeds (Xu et al.
+
+    2018: the ceil((1-fpr) n)-th).
+    """
     if not 0 <= fpr < 1:
         raise InputError(f"fpr must lie in [0,1), but is {fpr}.")
     ordered = clean_scores.flatten().sort().values
@@ -42,19 +75,29 @@ def threshold_at(clean_scores: torch.Tensor, fpr: float) -> float:
     return ordered[len(ordered) - 1 - flagged].item()
 
 
-def scores(detector: Detector, x: torch.Tensor, *, batch: int = 256, seen: bool = False) -> torch.Tensor:
+def scores(
+    detector: Detector, x: torch.Tensor, *, batch: int = 256, viewed: bool = False
+) -> torch.Tensor:
     """Scores (n,) of images (n,c,h,w) in batches, float32, without a graph."""
-    return scores_of([detector], x, batch=batch, seen=seen)[0]
+    return scores_of([detector], x, batch=batch, viewed=viewed)[0]
 
 
 @torch.no_grad()
-def scores_of(fits: Sequence[Detector], x: torch.Tensor, *, batch: int = 256, seen: bool = False) -> torch.Tensor:
-    """Scores (s,n) by s fits of one detector: what they look at is computed once, or handed over as `x` already (`seen`)."""
+def scores_of(
+    fits: Sequence[Detector], x: torch.Tensor, *, batch: int = 256, viewed: bool = False
+) -> torch.Tensor:
+    """Scores (s,n) by s fits of one detector: what they look at is computed once, or handed over as
+    `x` already (`viewed`).
+    """
     parts = []
     for part in x.split(batch):
-        looked = part if seen else fits[0].look(part)
-        parts.append(torch.stack([(fit.score(part) if looked is None else fit.score(part, looked)).float() for fit in fits]))
+        seen = part if viewed else fits[0].view(part)
+        given = (part,) if seen is None else (part, seen)  # a user's own may know the images alone
+        parts.append(torch.stack([fit.score(*given).float() for fit in fits]))
     found = torch.cat(parts, 1)
     if not torch.isfinite(found).all():
-        raise InputError("The detector's scores hold NaN or infinite values: check the images and the classifier.")
+        raise InputError(
+            "The detector's scores hold NaN or infinite values: check the images and the "
+            "classifier."
+        )
     return found

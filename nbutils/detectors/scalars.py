@@ -1,4 +1,7 @@
-"""Trivial scalars: one number of the classifier or of the image, nothing to train. What a trained detector must beat."""
+"""Trivial scalars: one number of the classifier or of the image, nothing to train.
+
+What a trained detector must beat.
+"""
 
 from collections.abc import Callable
 
@@ -12,16 +15,20 @@ from nbutils.detectors.base import Detector
 class Scalar(Detector):
     """A detector whose score is `function(classifier, x)`."""
 
-    def __init__(self, classifier: nn.Module, function: Callable[[nn.Module, torch.Tensor], torch.Tensor]) -> None:
+    def __init__(
+        self, classifier: nn.Module, *, function: Callable[[nn.Module, torch.Tensor], torch.Tensor]
+    ) -> None:
         super().__init__(classifier)
         self.function = function
 
-    def score(self, x: torch.Tensor) -> torch.Tensor:
+    def score(self, x: torch.Tensor, viewed: torch.Tensor | None = None) -> torch.Tensor:
         return self.function(self.classifier, x)
 
 
 def max_softmax(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """1 - the largest softmax probability, summed over the other classes so that it does not round to 0."""
+    """1 - the largest softmax probability, summed over the other classes so that it does not round
+    to 0.
+    """
     return classifier(x).double().softmax(1).sort(1).values[:, :-1].sum(1)
 
 
@@ -38,10 +45,12 @@ def entropy(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def gradient_norm(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the L2 norm of the gradient of the predicted class's cross-entropy (paper 004's input sensitivity).
+    """Logarithm of the L2 norm of the gradient of the predicted class's cross-entropy (paper 004's
+    input sensitivity).
 
-    That gradient is J'(p - onehot). The doubt d = 1 - p of the predicted class is summed over the other classes and taken out as a factor,
-    so nothing rounds to 0 where the classifier is sure: log d + log ||J'((p - onehot) / d)||.
+    That gradient is J'(p - onehot). The doubt d = 1 - p of the predicted class is summed over the
+    other classes and taken out as a factor, so nothing rounds to 0 where the classifier is sure:
+    log d + log ||J'((p - onehot) / d)||.
     """
     keep = x.requires_grad and torch.is_grad_enabled()
     if not keep:
@@ -57,7 +66,11 @@ def gradient_norm(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def noise(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Deviation of the image's noise as Immerkaer (1996) estimates it: the mean absolute response to a Laplacian difference, scaled."""
-    kernel = torch.tensor([[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], device=x.device, dtype=x.dtype)
+    """Deviation of the image's noise as Immerkaer (1996) estimates it: the mean absolute response
+    to a Laplacian difference, scaled.
+    """
+    kernel = torch.tensor(
+        [[1.0, -2.0, 1.0], [-2.0, 4.0, -2.0], [1.0, -2.0, 1.0]], device=x.device, dtype=x.dtype
+    )
     response = conv2d(x.flatten(0, 1)[:, None], kernel[None, None]).abs()
     return response.view(len(x), -1).mean(1) * (torch.pi / 2) ** 0.5 / 6

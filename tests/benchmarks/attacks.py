@@ -1,8 +1,10 @@
-"""Our attacks beside foolbox, torchattacks, adversarial-robustness-toolbox, cleverhans and adversarial-library, in one process, run in pairs.
+"""Our attacks beside foolbox, torchattacks, adversarial-robustness-toolbox, cleverhans and
+adversarial-library, in one process, run in pairs.
 
 The model is as a user has it after training: its parameters ask for gradients.
-`make bench` (or `python tests/benchmarks/attacks.py --nets cifar_net --attacks pgd,ddn`). Five rounds in which each library runs once, one after
-the other; a ratio is that of two runs of one round, `per_pass` the same for as many passes. A peer whose first run takes more than a minute is
+`make bench` (or `python tests/benchmarks/attacks.py --nets cifar_net --attacks pgd,ddn`). Five
+rounds in which each library runs once, one after the other; a ratio is that of two runs of one
+round, `per_pass` the same for as many passes. A peer whose first run takes more than a minute is
 "not timed, > 60 s". Results: OUT/bench/attacks.{json,md,png}.
 """
 
@@ -22,18 +24,31 @@ import numpy as np
 import torch
 from torch import nn
 
-from nbutils import attacks, models, pipeline, train, vision
-from nbutils.attacks import cost, sparse
-from nbutils.models import Counted
-from nbutils.session import DEFAULTS, configure
+from nbutils import attacks
+from nbutils.attacks import cleverhans, cost
+from nbutils.attacks.cost import Counted
+from nbutils.attacks.jsma import best_pairs
+from nbutils.models import training
+from nbutils.models.building import build
+from nbutils.models.contract import predict
+from nbutils.models.published import torchvision
+from nbutils.models.training import Training
+from nbutils.series.parameters import DEFAULTS
+from nbutils.series.session import configure
+from nbutils.steps import classifier
 
 LIMIT = 60  # seconds of one run
 PAIRS = 5
 EPS, STEP, EPS_L2, STEP_L2 = 8 / 255, 2 / 255, 0.5, 0.1
 ATTACKS = {
-    "fgsm": {"eps": EPS}, "bim": {"eps": EPS, "step": STEP, "steps": 10}, "mim": {"eps": EPS, "step": STEP, "steps": 10},
-    "pgd": {"eps": EPS, "step": STEP, "steps": 10}, "iterative_l2": {"eps": EPS_L2, "step": STEP_L2, "steps": 10, "surface": "ball"},
-    "carlini_wagner_l2": {"search_steps": 3, "steps": 20, "lr": 0.1, "const": 1.0}, "deepfool": {"steps": 50}, "ddn": {"steps": 20},
+    "fgsm": {"eps": EPS},
+    "bim": {"eps": EPS, "step": STEP, "steps": 10},
+    "mim": {"eps": EPS, "step": STEP, "steps": 10},
+    "pgd": {"eps": EPS, "step": STEP, "steps": 10},
+    "iterative_l2": {"eps": EPS_L2, "step": STEP_L2, "steps": 10, "surface": "ball"},
+    "carlini_wagner_l2": {"search_steps": 3, "steps": 20, "lr": 0.1, "const": 1.0},
+    "deepfool": {"steps": 50},
+    "ddn": {"steps": 20},
     "jsma": {"gamma": 0.02},
 }
 SIZES = {"cifar_net": 128, "vgg11": 32}
@@ -41,22 +56,27 @@ FEW = 4  # images of JSMA
 
 
 def networks_of(run, names):
-    """Paper 000's CIFAR net with its committed weights, and a VGG11 of 32 x 32, fitted for a minute where it was not yet."""
+    """Paper 000's CIFAR net with its committed weights, and a VGG11 of 32 x 32, fitted for a minute
+    where it was not yet.
+    """
     for name in names:
         if name == "cifar_net":
-            yield name, pipeline.classifier(run).model.requires_grad_().to(memory_format=torch.contiguous_format)
+            model = classifier(run).model.requires_grad_()
+            yield name, model.to(memory_format=torch.contiguous_format)
             continue
         images, kept = run.data.train[:10_000], Path(run.folder) / "bench-vgg11.pt"
-        model = models.build("vgg11", run.data.shape, 10, mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26)).to(run.device)
+        normalised = {"mean": (0.49, 0.48, 0.45), "std": (0.25, 0.24, 0.26)}
+        model = build("vgg11", run.data.shape, 10, **normalised).to(run.device)
         if kept.exists():
             model.load_state_dict(torch.load(kept, weights_only=True))
         else:
-            train.fit(model, images.x, images.y, groups=images.index, epochs=2, seed=0)
+            how = Training(epochs=2)
+            training.fit(model, images.x, images.y, how, groups=images.index, seed=0)
             torch.save(model.state_dict(), kept)
         yield name, model.eval().to(memory_format=torch.contiguous_format)
 
 
-# -- the peers: name -> attack -> a call with (x, y, target) ---------------------------------------------------------------------------
+# -- the peers: name -> attack -> a call with (x, y, target) ---------------------------------------
 
 
 def through_foolbox(model, device):
@@ -66,16 +86,23 @@ def through_foolbox(model, device):
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=device)
 
     def run(attack, eps=None):
-        return lambda x, y, _: attack(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=eps)[1]
+        def call(x, y, _):
+            return attack(wrapped, x, foolbox.criteria.Misclassification(y), epsilons=eps)[1]
+
+        return call
 
     steps = {"abs_stepsize": STEP, "steps": 10, "random_start": False}
+    l2_steps = {"abs_stepsize": STEP_L2, "steps": 10, "random_start": False}
+    search = {"binary_search_steps": 3, "steps": 20, "stepsize": 0.1, "initial_const": 1.0}
     return {
-        "fgsm": run(fa.LinfFastGradientAttack(), EPS), "bim": run(fa.LinfBasicIterativeAttack(**steps), EPS),
+        "fgsm": run(fa.LinfFastGradientAttack(), EPS),
+        "bim": run(fa.LinfBasicIterativeAttack(**steps), EPS),
         "mim": run(fa.LinfMomentumIterativeFastGradientMethod(**steps), EPS),
         "pgd": run(fa.LinfProjectedGradientDescentAttack(abs_stepsize=STEP, steps=10), EPS),
-        "iterative_l2": run(fa.L2BasicIterativeAttack(abs_stepsize=STEP_L2, steps=10, random_start=False), EPS_L2),
-        "carlini_wagner_l2": run(fa.L2CarliniWagnerAttack(binary_search_steps=3, steps=20, stepsize=0.1, initial_const=1.0)),
-        "deepfool": run(fa.L2DeepFoolAttack(steps=50)), "ddn": run(fa.DDNAttack(steps=20)),
+        "iterative_l2": run(fa.L2BasicIterativeAttack(**l2_steps), EPS_L2),
+        "carlini_wagner_l2": run(fa.L2CarliniWagnerAttack(**search)),
+        "deepfool": run(fa.L2DeepFoolAttack(steps=50)),
+        "ddn": run(fa.DDNAttack(steps=20)),
     }
 
 
@@ -91,9 +118,14 @@ def through_torchattacks(model, device):
         return lambda x, y, _: kind(model, **knobs)(x, y)
 
     return {
-        "fgsm": run(ta.FGSM, eps=EPS), "bim": run(ta.BIM, eps=EPS, alpha=STEP, steps=10), "mim": run(ta.MIFGSM, eps=EPS, alpha=STEP, steps=10),
-        "pgd": run(ta.PGD, eps=EPS, alpha=STEP, steps=10), "iterative_l2": run(ta.PGDL2, eps=EPS_L2, alpha=STEP_L2, steps=10, random_start=False),
-        "carlini_wagner_l2": run(ta.CW, c=1, steps=60, lr=0.1), "deepfool": run(ta.DeepFool, steps=50), "jsma": jsma,
+        "fgsm": run(ta.FGSM, eps=EPS),
+        "bim": run(ta.BIM, eps=EPS, alpha=STEP, steps=10),
+        "mim": run(ta.MIFGSM, eps=EPS, alpha=STEP, steps=10),
+        "pgd": run(ta.PGD, eps=EPS, alpha=STEP, steps=10),
+        "iterative_l2": run(ta.PGDL2, eps=EPS_L2, alpha=STEP_L2, steps=10, random_start=False),
+        "carlini_wagner_l2": run(ta.CW, c=1, steps=60, lr=0.1),
+        "deepfool": run(ta.DeepFool, steps=50),
+        "jsma": jsma,
     }
 
 
@@ -105,56 +137,78 @@ def through_art(model, device):
 
     logging.getLogger("art").setLevel(logging.ERROR)
 
-    def run(make, targeted=False):
+    def wrap(x):
+        form = {"clip_values": (0, 1), "device_type": x.device.type}
+        return PyTorchClassifier(model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, **form)
+
+    def run(kind, targeted=False, batch=128, **knobs):
         def call(x, y, target):
-            wrapped = PyTorchClassifier(model, nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0, 1), device_type=x.device.type)
-            labels = torch.nn.functional.one_hot(target if targeted else y, 10).float().cpu().numpy()
-            return torch.from_numpy(make(wrapped).generate(x.cpu().numpy(), labels)).to(x)
+            labels = torch.nn.functional.one_hot(target if targeted else y, 10).float()
+            attack = kind(wrap(x), batch_size=batch, **knobs)
+            return torch.from_numpy(attack.generate(x.cpu().numpy(), labels.cpu().numpy())).to(x)
+
         return call
 
     quiet = {"verbose": False}
+    steps = {"eps": EPS, "eps_step": STEP, "max_iter": 10, **quiet}
+    l2_steps = {"norm": 2, "eps": EPS_L2, "eps_step": STEP_L2, "max_iter": 10, **quiet}
+    search = {"binary_search_steps": 3, "max_iter": 20, "learning_rate": 0.1, "initial_const": 1.0}
+    borders = {"max_iter": 50, "epsilon": 0.02, "nb_grads": 10, **quiet}
+    pairs = {"theta": 1.0, "gamma": ATTACKS["jsma"]["gamma"], **quiet}
     return {
-        "fgsm": run(lambda c: ae.FastGradientMethod(c, eps=EPS, batch_size=128)),
-        "bim": run(lambda c: ae.BasicIterativeMethod(c, eps=EPS, eps_step=STEP, max_iter=10, batch_size=128, **quiet)),
-        "mim": run(lambda c: ae.MomentumIterativeMethod(c, eps=EPS, eps_step=STEP, max_iter=10, batch_size=128, **quiet)),
-        "pgd": run(lambda c: ae.ProjectedGradientDescent(c, eps=EPS, eps_step=STEP, max_iter=10, num_random_init=1, batch_size=128, **quiet)),
-        "iterative_l2": run(lambda c: ae.ProjectedGradientDescent(c, norm=2, eps=EPS_L2, eps_step=STEP_L2, max_iter=10, batch_size=128, **quiet)),
-        "carlini_wagner_l2": run(lambda c: ae.CarliniL2Method(c, binary_search_steps=3, max_iter=20, batch_size=128, learning_rate=0.1,
-                                                                initial_const=1.0, **quiet)),
-        "deepfool": run(lambda c: ae.DeepFool(c, max_iter=50, epsilon=0.02, nb_grads=10, batch_size=128, **quiet)),
-        "jsma": run(lambda c: ae.SaliencyMapMethod(c, theta=1.0, gamma=ATTACKS["jsma"]["gamma"], batch_size=4, **quiet), targeted=True),
+        "fgsm": run(ae.FastGradientMethod, eps=EPS),
+        "bim": run(ae.BasicIterativeMethod, **steps),
+        "mim": run(ae.MomentumIterativeMethod, **steps),
+        "pgd": run(ae.ProjectedGradientDescent, num_random_init=1, **steps),
+        "iterative_l2": run(ae.ProjectedGradientDescent, **l2_steps),
+        "carlini_wagner_l2": run(ae.CarliniL2Method, **search, **quiet),
+        "deepfool": run(ae.DeepFool, **borders),
+        "jsma": run(ae.SaliencyMapMethod, targeted=True, batch=4, **pairs),
     }
 
 
 def through_cleverhans(model, device):
     def run(name, **knobs):
-        attack = attacks.through_cleverhans(name)
+        attack = cleverhans.through_cleverhans(name)
         return lambda x, y, _: attack(model, x, y, **knobs)
 
+    search = {"binary_search_steps": 3, "max_iterations": 20, "lr": 0.1, "initial_const": 1.0}
     return {
-        "fgsm": run("fgsm", eps=EPS), "bim": run("bim", eps=EPS, step=STEP, steps=10), "pgd": run("pgd", eps=EPS, step=STEP, steps=10),
+        "fgsm": run("fgsm", eps=EPS),
+        "bim": run("bim", eps=EPS, step=STEP, steps=10),
+        "pgd": run("pgd", eps=EPS, step=STEP, steps=10),
         "iterative_l2": run("bim", eps=EPS_L2, step=STEP_L2, steps=10, norm="l2"),
-        "carlini_wagner_l2": run("carlini_wagner_l2", binary_search_steps=3, max_iterations=20, lr=0.1, initial_const=1.0),
+        "carlini_wagner_l2": run("carlini_wagner_l2", **search),
     }
 
 
 def through_adversarial_library(model, device):
-    sys.modules.setdefault("visdom", types.ModuleType("visdom"))  # its plotting server, which no attack needs
+    # its plotting server, which no attack needs
+    sys.modules.setdefault("visdom", types.ModuleType("visdom"))
     from adv_lib import attacks as al
 
+    def run(attack, **knobs):
+        return lambda x, y, _: attack(model, x, y, **knobs)
+
+    search = {"binary_search_steps": 3, "max_iterations": 20, "initial_const": 1.0}
     return {
         "pgd": lambda x, y, _: al.pgd_linf(model, x, y, EPS, steps=10, absolute_step_size=STEP),
-        "carlini_wagner_l2": lambda x, y, _: al.carlini_wagner_l2(model, x, y, binary_search_steps=3, max_iterations=20, learning_rate=0.1,
-                                                                     initial_const=1.0),
-        "deepfool": lambda x, y, _: al.df(model, x, y, steps=50), "ddn": lambda x, y, _: al.ddn(model, x, y, steps=20),
+        "carlini_wagner_l2": run(al.carlini_wagner_l2, learning_rate=0.1, **search),
+        "deepfool": run(al.df, steps=50),
+        "ddn": run(al.ddn, steps=20),
     }
 
 
-PEERS = {"foolbox": through_foolbox, "torchattacks": through_torchattacks, "ART": through_art, "cleverhans": through_cleverhans,
-         "adversarial-library": through_adversarial_library}
+PEERS = {
+    "foolbox": through_foolbox,
+    "torchattacks": through_torchattacks,
+    "ART": through_art,
+    "cleverhans": through_cleverhans,
+    "adversarial-library": through_adversarial_library,
+}
 
 
-# -- measuring ------------------------------------------------------------------------------------------------------------------------
+# -- measuring -------------------------------------------------------------------------------------
 
 
 class Shared(Counted):
@@ -187,18 +241,29 @@ def timed(call, *arguments, limit=LIMIT):
 
 
 def quality(model, x, y, x_adv, target=None):
-    """Success, medians over all images (failures count as infinite), success after rounding to 8 bits, median lead of the wrong label."""
-    logits = models.predict(model, x_adv)
-    stored = models.predict(model, (x_adv * 255).round() / 255).argmax(1)
-    won = (logits.argmax(1) != y) if target is None else (logits.argmax(1) == target)
-    delta, lead = (x_adv - x).flatten(1), logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
+    """Success, medians over all images (failures count as infinite), success after rounding to 8
+    bits, median lead of the wrong label.
+    """
+
+    def wins(read):
+        return (read != y) if target is None else (read == target)
+
+    logits = predict(model, x_adv)
+    stored = predict(model, (x_adv * 255).round() / 255).argmax(1)
+    won, delta = wins(logits.argmax(1)), (x_adv - x).flatten(1)
+    lead = logits.scatter(1, y[:, None], -torch.inf).amax(1) - logits.gather(1, y[:, None])[:, 0]
 
     def middle(sizes):
         return torch.where(won, sizes, torch.inf).sort().values[len(won) // 2].item()
 
-    return {"success": won.float().mean().item(), "success_8bit": ((stored != y) if target is None else (stored == target)).float().mean().item(),
-            "l0": middle((delta != 0).float().mean(1)), "l2": middle(delta.norm(dim=1)), "linf": middle(delta.abs().amax(1)),
-            "margin": lead[won].median().item() if won.any() else None}
+    return {
+        "success": won.float().mean().item(),
+        "success_8bit": wins(stored).float().mean().item(),
+        "l0": middle((delta != 0).float().mean(1)),
+        "l2": middle(delta.norm(dim=1)),
+        "linf": middle(delta.abs().amax(1)),
+        "margin": lead[won].median().item() if won.any() else None,
+    }
 
 
 def rows_of(net, model, x, y, name, peers):
@@ -213,16 +278,27 @@ def rows_of(net, model, x, y, name, peers):
     def ours(x, y, target, model=model):
         return attack(model, x, y, target=target, **knobs)
 
-    alone = 1 if name in ("deepfool", "jsma") else 0  # the others' passes do not depend on what other images do
-    bare, needed = cost.bare_seconds(model, x), cost.passes(attack, model, x, y, batch=alone, target=target, **knobs)
+    # the others' passes do not depend on what other images do
+    alone = 1 if name in ("deepfool", "jsma") else 0
+    bare = cost.bare_seconds(model, x)
+    needed = cost.passes(attack, model, x, y, batch=alone, target=target, **knobs)
 
     def row(library, seconds, used, x_adv, ratios):
         quartiles = np.quantile(ratios, [0.25, 0.5, 0.75]).round(3).tolist() if ratios else None
-        return {"net": net, "attack": name, "library": library, "n": len(x), "seconds": round(seconds, 4), "forwards": used[0] / len(x),
-                "backwards": used[1] / len(x), "pass_excess": round(cost.pass_excess(used, needed), 4),
-                "overhead": round(cost.overhead(seconds, needed, bare), 3), "ours_over_theirs": quartiles,
-                "per_pass": round(quartiles[1] * sum(used) / sum(ours_used), 3) if ratios else None,
-                **quality(model, x, y, x_adv, target)}
+        return {
+            "net": net,
+            "attack": name,
+            "library": library,
+            "n": len(x),
+            "seconds": round(seconds, 4),
+            "forwards": used[0] / len(x),
+            "backwards": used[1] / len(x),
+            "pass_excess": round(cost.pass_excess(used, needed), 4),
+            "overhead": round(cost.overhead(seconds, needed, bare), 3),
+            "ours_over_theirs": quartiles,
+            "per_pass": round(quartiles[1] * sum(used) / sum(ours_used), 3) if ratios else None,
+            **quality(model, x, y, x_adv, target),
+        }
 
     calls = {"ours": (model, ours)}
     if not x.is_cuda:
@@ -232,10 +308,15 @@ def rows_of(net, model, x, y, name, peers):
     for library, (_, call) in calls.items():  # the first run of each is not counted
         with suppress(TooSlowError):
             made[library] = timed(call, x, y, target)[1]
-    rounds = [{library: timed(calls[library][1], x, y, target, limit=0)[0] for library in made} for _ in range(PAIRS)]
+
+    def one_round():
+        return {library: timed(calls[library][1], x, y, target, limit=0)[0] for library in made}
+
+    rounds = [one_round() for _ in range(PAIRS)]
     for library in calls:
         if library not in made:
-            yield {"net": net, "attack": name, "library": library, "n": len(x), "seconds": None, "note": f"not timed, > {LIMIT} s"}
+            which = {"net": net, "attack": name, "library": library, "n": len(x)}
+            yield which | {"seconds": None, "note": f"not timed, > {LIMIT} s"}
             continue
         if library in PEERS:
             counted = Shared(model)
@@ -243,62 +324,90 @@ def rows_of(net, model, x, y, name, peers):
             used = counted.forwards, counted.backwards
         else:
             used = ours_used = cost.passes(attack, calls[library][0], x, y, target=target, **knobs)
-        ratios = [seconds["ours"] / seconds[library] for seconds in rounds] if library != "ours" and "ours" in made else []
-        yield row(library, median(seconds[library] for seconds in rounds), used, made[library], ratios)
+        ratios = []
+        if library != "ours" and "ours" in made:
+            ratios = [seconds["ours"] / seconds[library] for seconds in rounds]
+        taken = median(seconds[library] for seconds in rounds)
+        yield row(library, taken, used, made[library], ratios)
 
 
 def photograph():
-    """The pair search of one JSMA step on 224x224x3 beside the step's gradients, by the logits of a SqueezeNet 1.1 (random weights)."""
-    model = models.build("squeezenet1_1", (3, 224, 224), 10).requires_grad_(False)
+    """The pair search of one JSMA step on 224x224x3 beside the step's gradients, by the logits of a
+    SqueezeNet 1.1 (random weights).
+    """
+
+    def peak():  # GiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+    model = build("squeezenet1_1", (3, 224, 224), 10).requires_grad_(False)
     found = []
     for seed in range(PAIRS):
-        x = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(seed)).requires_grad_()
-        before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.rand(1, 3, 224, 224, generator=generator).requires_grad_()
+        before, started = peak(), time.perf_counter()
         with torch.enable_grad():
             logits = model(x)
             a = torch.autograd.grad(logits[:, 0].sum(), x, retain_graph=True)[0].flatten(1)
             b = torch.autograd.grad(logits.sum(), x)[0].flatten(1) - a
         middle = time.perf_counter()
-        sparse.best_pairs(a, b, x.detach().flatten(1) < 1)
+        best_pairs(a, b, x.detach().flatten(1) < 1)
         ended = time.perf_counter()
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-        found.append(((ended - started) / (middle - started), grown))
-    return {"step_over_gradients": median(ratio for ratio, _ in found), "grown_GiB": max(grown for _, grown in found),
-            "peak_GiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        found.append(((ended - started) / (middle - started), peak() - before))
+    return {
+        "step_over_gradients": median(ratio for ratio, _ in found),
+        "grown_GiB": max(grown for _, grown in found),
+        "peak_GiB": peak(),
+    }
 
 
-# -- the report -----------------------------------------------------------------------------------------------------------------------
+# -- the report ------------------------------------------------------------------------------------
+
+COST = (
+    "seconds",
+    "forwards",
+    "backwards",
+    "pass_excess",
+    "overhead",
+    "ours_over_theirs",
+    "per_pass",
+)
+QUALITY = ("success", "success_8bit", "l0", "l2", "linf", "margin")
+HEAD = ("net", "attack", "library", "n", *COST, *QUALITY)
 
 
 def table(rows):
-    head = ("net", "attack", "library", "n", "seconds", "forwards", "backwards", "pass_excess", "overhead", "ours_over_theirs", "per_pass",
-            "success", "success_8bit", "l0", "l2", "linf", "margin")
-
     def cell(value):
         if isinstance(value, list):
             return f"{value[1]:.2f} ({value[0]:.2f}-{value[2]:.2f})"
         return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell(row["note"] if name == "seconds" and "note" in row else row.get(name)) for name in head) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    def line(cells):
+        return "| " + " | ".join(cells) + " |"
+
+    told = [{**row, "seconds": row.get("note", row["seconds"])} for row in rows]
+    lines = [line(cell(row.get(name)) for name in HEAD) for row in told]
+    return "\n".join([line(HEAD), "|" + "---|" * len(HEAD), *lines]) + "\n"
 
 
 def figure(rows, file):
     import matplotlib
+
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    nets = list(dict.fromkeys(row["net"] for row in rows))
-    figure, axes = plt.subplots(1, len(nets), figsize=(6 * len(nets), 4.2), sharey=True, squeeze=False, layout="constrained")
+    nets, names = list(dict.fromkeys(row["net"] for row in rows)), list(ATTACKS)
+    shape = {"figsize": (6 * len(nets), 4.2), "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(1, len(nets), layout="constrained", **shape)
     for axis, net in zip(axes[0], nets, strict=True):
         for library in ("ours, channels-last", *PEERS):
-            points = [(i, row) for i, name in enumerate(ATTACKS) for row in rows
-                      if (row["net"], row["attack"], row["library"]) == (net, name, library) and row.get("ours_over_theirs")]
-            axis.plot([i for i, _ in points], [1 / row["ours_over_theirs"][1] for _, row in points], "o", label=library)
+            its = [row for row in rows if (row["net"], row["library"]) == (net, library)]
+            its = [row for row in its if row.get("ours_over_theirs")]
+            places = [names.index(row["attack"]) for row in its]
+            slower = [1 / row["ours_over_theirs"][1] for row in its]
+            axis.plot(places, slower, "o", label=library)
         axis.axhline(1, color="black", lw=1)
-        axis.set(yscale="log", title=f"{net}: above the line slower than ours", xticks=range(len(ATTACKS)))
-        axis.set_xticklabels(ATTACKS, rotation=40, ha="right")
+        axis.set(yscale="log", title=f"{net}: above the line slower than ours")
+        axis.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes[0, 0].set_ylabel("seconds / ours")
     axes[0, -1].legend(fontsize=8)
     figure.savefig(file, dpi=120)
@@ -312,7 +421,7 @@ def main():
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
     chosen = parser.parse_args()
-    vision.torchvision()  # repaired before a peer imports it
+    torchvision()  # repaired before a peer imports it
     here = {"OUT": chosen.out, "DEVICE": chosen.device, "THREADS": chosen.threads}
     run = configure("02_attacks", {**DEFAULTS, "DATASET": "cifar10", "PRESET": "quick", **here})
     torch.manual_seed(0)
@@ -321,7 +430,8 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     for net, model in networks_of(run, chosen.nets.split(",")):
         images = run.data.test[:1000]
-        images = images[(models.predict(model, images.x).argmax(1) == images.y).nonzero()[: SIZES[net], 0]]
+        right = predict(model, images.x).argmax(1) == images.y
+        images = images[right.nonzero()[: SIZES[net], 0]]
         peers = {}
         for library, make in PEERS.items():
             try:
@@ -332,7 +442,13 @@ def main():
             for row in rows_of(net, model, images.pixels(), images.y, name, peers):
                 rows.append(row)
                 print(table([row]).splitlines()[-1], flush=True)
-    record = {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(run.device), "jsma_224": step, "rows": rows}
+    record = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(run.device),
+        "jsma_224": step,
+        "rows": rows,
+    }
     (folder / "attacks.json").write_text(json.dumps(record, indent=1))
     (folder / "attacks.md").write_text(table(rows))
     figure(rows, folder / "attacks.png")

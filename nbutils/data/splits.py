@@ -1,0 +1,83 @@
+"""A data set by its name, split once by seed, disjoint by source image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nbutils import InputError
+from nbutils.data import DATASETS
+from nbutils.data.folders import imagenet_subset, positions
+from nbutils.data.images import Dataset, Images
+
+
+def load(
+    name: str,
+    *,
+    seed: int = 0,
+    train: int = 0,
+    calibrate: int | float = 200,
+    test: int = 0,
+    root: Path | str = "data",
+    source: str = "",
+    classes: Sequence[str] = (),
+    device: torch.device | str = "cpu",
+) -> Dataset:
+    """A data set by its name, split by `seed`.
+
+    Args:
+        root: the folder that holds MNIST/, cifar-10-batches-py/, cats_dogs/, imagenette/; for
+            "folder", the one with train/ and test/.
+        train, test: images to keep of each split (0: all); they are a random choice, so the first n
+            rows of a split are one too.
+        calibrate: clean images held back from training, for thresholds; below 1 a share of them.
+        source, classes: of "imagenet_subset", see `folders.imagenet_subset`.
+    Raises:
+        InputError: an unknown name, files that are missing or damaged, or more images asked for
+            than there are.
+    """
+    if name not in DATASETS:
+        raise InputError(f"DATASET {name!r} is unknown: choose one of {', '.join(DATASETS)}.")
+    chosen, places = Path(root), ()
+    if name == "imagenet_subset":
+        names, *official = imagenet_subset(chosen, source, classes)
+        places = positions(names)
+    else:
+        names, *official = DATASETS[name](chosen)
+    parts = _split(name, *official, seed, train, calibrate, test)
+    return Dataset(name, names, *(part.to(device) for part in parts), places)
+
+
+def _split(
+    name: str,
+    first: Images,
+    second: Images | None,
+    seed: int,
+    train: int,
+    calibrate: int | float,
+    test: int,
+) -> tuple[Images, Images, Images]:
+    """Shuffle by seed; where a data set has no test part of its own (`second` is None), a quarter
+    of the images becomes it.
+    """
+    first = first[torch.from_numpy(np.random.default_rng([seed, 1]).permutation(len(first)))]
+    if second is None:
+        n = len(first) // 4
+        second, first = first[:n], first[n:]
+    else:
+        second = second[torch.from_numpy(np.random.default_rng([seed, 2]).permutation(len(second)))]
+    if 0 < calibrate < 1:
+        calibrate = max(1, round(calibrate * len(first)))
+    if name in ("imagenet_subset", "folder"):  # the user's choice of pictures: there may be few
+        test = min(test, len(second))
+    for what, asked, there in (
+        ("calibrate and train", calibrate + max(train, 1), len(first)),
+        ("test", test, len(second)),
+    ):
+        if asked > there > 0:
+            raise InputError(
+                f"{name} has {there} images for {what}, but {asked} are asked for: lower the "
+                "counts of the preset."
+            )
+    return first[calibrate:][: train or None], first[:calibrate], second[: test or None]

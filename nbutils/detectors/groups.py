@@ -1,0 +1,17 @@
+"""The detectors' names by kind."""
+
+from nbutils.detectors import DETECTORS, READINGS
+from nbutils.detectors.building import needs
+from nbutils.detectors.scalars import Scalar
+
+TRAINED = [name for name, entry in DETECTORS.items() if entry.func.trained]
+LEARNED = [name for name in DETECTORS if needs(name) == "saliency"]
+STAND_INS = [name for name in DETECTORS if needs(name) == "bank"]
+LAYERS = ["metzen_early", "metzen_late", "first_layer", "first_layer_jacobian"]
+SCALARS = [name for name, entry in DETECTORS.items() if entry.func is Scalar]
+CONSISTENCY = [name for name in DETECTORS if name not in (*TRAINED, *SCALARS)]
+# The readings of the Jacobian by the names that a notebook shows and takes.
+READING_NAMES = {
+    reading: reading[1:] if reading not in ("", "_scaled") else f"logit{reading}"
+    for reading in READINGS
+}

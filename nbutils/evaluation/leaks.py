@@ -1,0 +1,209 @@
+"""Checks that distrust the evaluation: each raises `Leak` where the fault would make every number
+worthless.
+"""
+
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from nbutils.attacks.carlini_wagner import through_tanh
+from nbutils.detectors.base import Detector, scores
+from nbutils.evaluation.distances import mann_whitney
+from nbutils.evaluation.metrics import auroc
+from nbutils.store import files
+
+
+class Leak(AssertionError):
+    """A detector or an attack that looks good for a reason that has nothing to do with what it
+    claims.
+    """
+
+
+def attack_moves(x: torch.Tensor, x_adv: torch.Tensor, budget: float, norm: str = "linf") -> None:
+    """An attack with a budget changes images, stays within the budget and within [0,1]."""
+    delta = (x_adv - x).flatten(1)
+    if budget > 0 and not delta.any():
+        raise Leak("The attack returned every image unchanged.")
+    size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
+    rounding = 1e-6 + (
+        2**-25 * delta.shape[1] ** 0.5 if norm == "l2" else 0
+    )  # each value of a float32 image is off by up to half a step
+    if not (size.max() <= budget + rounding and x_adv.min() >= 0 and x_adv.max() <= 1):
+        raise Leak(
+            f"The attack left its budget: {norm} {size.max():.6f} of {budget}, values in "
+            f"[{x_adv.min():.3f}, {x_adv.max():.3f}]."
+        )
+
+
+def sources_disjoint(
+    train: torch.Tensor,
+    test: torch.Tensor,
+    train_x: torch.Tensor | None = None,
+    test_x: torch.Tensor | None = None,
+) -> None:
+    """No source image on both sides of the split, by number and, where the images are given, by
+    content.
+    """
+    twins = np.intersect1d(train.cpu().numpy(), test.cpu().numpy())
+    if len(twins):
+        raise Leak(
+            f"{len(twins)} source images stand on both sides of the split, the first is number "
+            f"{twins[0]}."
+        )
+    if train_x is not None and test_x is not None:
+        seen = {image.tobytes() for image in train_x.cpu().numpy()}
+        same = sum(image.tobytes() in seen for image in test_x.cpu().numpy())
+        if same:
+            raise Leak(f"{same} test images are byte for byte training images.")
+
+
+def score_sign(
+    detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor, *, viewed: bool = False
+) -> float:
+    """On its own training images a detector must not score adversarial ones lower.
+
+    Its sign is flipped then. A weak detector, whose AUROC is under .5 by chance, is no fault: this
+    raises under .4, and where chance does so in one case of a thousand at most.
+
+    Args:
+        viewed: the images are given as what the detector's `view` made of them.
+    Returns:
+        the AUROC.
+    """
+    sides = [
+        scores(detector, part, viewed=viewed).numpy(force=True) for part in (clean, adversarial)
+    ]
+    value = auroc(*sides)
+    if value < 0.4 and mann_whitney(sides[1], sides[0])["p_smaller"] < 0.001:
+        raise Leak(
+            "The detector scores its own training attacks lower than clean images (AUROC "
+            f"{value:.2f}): its sign is flipped."
+        )
+    return value
+
+
+def null_attack(
+    detector: Detector, attack: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
+) -> None:
+    """Clean images through the attack with no budget, through storage and the detector's maps, get
+    bit-equal scores.
+
+    Args:
+        attack: images -> images, the attack with eps 0.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        files.write_tensors(Path(folder) / "x", {"x": attack(x)})
+        back = files.read_tensors(Path(folder) / "x")["x"].to(x.device)
+    if not torch.equal(scores(detector, back), scores(detector, x)):
+        raise Leak(
+            "Clean images that went through the attack with no budget get other scores: the path "
+            "itself leaves a trace."
+        )
+
+
+def null_tanh(detector: Detector, x: torch.Tensor) -> float:
+    """Clean images through C&W's change of variable, with nothing to do, are not told from clean
+    images.
+
+    That path moves each value by half a millionth at most, and no detector of attacks may live on
+    it.
+
+    Returns:
+        their AUROC against the clean images; .5 where the path leaves no trace.
+    """
+    value = auroc(*(scores(detector, part).numpy(force=True) for part in (x, through_tanh(x))))
+    if abs(value - 0.5) > 0.1:
+        raise Leak(
+            f"Clean images that went through C&W's tanh alone have an AUROC of {value:.2f}: the "
+            "path leaves a trace."
+        )
+    return value
+
+
+def batch_composition(
+    detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor, tolerance: float = 1e-3
+) -> None:
+    """An image's score must not depend on the company it is scored in (train-mode batch
+    normalisation on pure batches is such a leak).
+
+    Scores that differ are asked for again in float64: the last bit of a float32 sum can put an
+    activation on the other side of its kink, and a Jacobian jumps there; a leak leaks in float64
+    too.
+
+    Args:
+        tolerance: in units of the scores' spread, the smaller of their deviation and ten times
+            their median absolute deviation.
+    """
+    n = min(len(clean), len(adversarial), 32)
+    apart = _apart_by_batch(detector, clean[:n], adversarial[:n], tolerance)
+    if apart:
+        try:
+            apart = _apart_by_batch(
+                in_float64(detector), clean[:n].double(), adversarial[:n].double(), tolerance
+            )
+        except (
+            RuntimeError,
+            TypeError,
+        ):  # a user's own model may know float32 alone: what was found stands
+            pass
+    if apart:
+        raise Leak(
+            "Scores depend on the batch: pure, mixed and single batches differ by up to "
+            f"{apart:.3g}."
+        )
+
+
+def _apart_by_batch(
+    detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor, tolerance: float
+) -> float:
+    """The largest difference of a score between batches; 0 where all are within the tolerance."""
+    both = torch.stack([clean, adversarial], 1).flatten(0, 1)
+    pure = torch.stack([scores(detector, clean), scores(detector, adversarial)], 1).flatten()
+    mixed, alone = scores(detector, both), scores(detector, both[:4], batch=1)
+    gap = torch.cat([pure - mixed, mixed[:4] - alone]).abs()
+    allowed = (
+        tolerance * torch.minimum(pure.std(), 10 * (pure - pure.median()).abs().median())
+        + 1e-5 * pure.abs()
+    )
+    return 0.0 if (gap <= torch.cat([allowed, allowed[:4]])).all() else gap.max().item()
+
+
+def in_float64(detector: Detector) -> Detector:
+    """The detector, all of whose networks compute in float64."""
+    made = copy.deepcopy(detector)
+    for network in [part for part in vars(made).values() if isinstance(part, nn.Module)]:
+        network.double()
+
+    def view(x: torch.Tensor) -> torch.Tensor | None:
+        seen = type(detector).view(
+            made, x
+        )  # of a Jacobian it is float32 whatever it was computed in
+        return seen if seen is None else seen.double()
+
+    made.view = view
+    return made
+
+
+def eight_bit(
+    detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor, tolerance: float = 0.2
+) -> dict[str, float]:
+    """AUROC before and after both sides are rounded to 8 bits; a fall by more than `tolerance`
+    means that it reads the storage format.
+    """
+    raw = auroc(
+        scores(detector, clean).numpy(force=True), scores(detector, adversarial).numpy(force=True)
+    )
+    a, b = (
+        scores(detector, (x * 255).round() / 255).numpy(force=True) for x in (clean, adversarial)
+    )
+    if raw - auroc(a, b) > tolerance:
+        raise Leak(
+            f"AUROC falls from {raw:.2f} to {auroc(a, b):.2f} when both sides are rounded to 8 "
+            "bits: the detector reads the storage format."
+        )
+    return {"raw": raw, "rounded": auroc(a, b)}

@@ -1,0 +1,63 @@
+"""Results of a run copied to where they are committed: data/results, and the networks that it
+trained to data/pretrained.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from nbutils import InputError
+from nbutils.resources import ROOT
+
+PUBLISHED = ROOT / "data" / "results"
+PRETRAINED = ROOT / "data" / "pretrained"
+
+
+def publish(run_folder: Path, *, pretrained: bool = False) -> Path:
+    """Copy the results JSON of a run to data/results, its timings with it, and the figure that the
+    README shows.
+
+    Args:
+        pretrained: copy the networks that the run trained (classifier, saliency model) to
+            data/pretrained in place of the results; runs of equal arguments then load them.
+    """
+    if pretrained:
+        return _publish_networks(run_folder)
+    if not list((run_folder / "results").glob("*.json")):
+        raise InputError(
+            f"{shown(run_folder)} holds no results to publish: run the notebooks first."
+        )
+    target = PUBLISHED / run_folder.name
+    target.mkdir(parents=True, exist_ok=True)
+    for result in sorted((run_folder / "results").glob("*.json")):
+        shutil.copyfile(result, target / result.name)
+    for figure in sorted((run_folder / "figures").glob("*-controls.png")):
+        shutil.copyfile(figure, target / figure.name)
+    return target
+
+
+def _publish_networks(run_folder: Path) -> Path:
+    target, trained = PRETRAINED / run_folder.name, []
+    for meta in [
+        *run_folder.glob("classifier/*/meta.json"),
+        *run_folder.glob("saliency/*/meta.json"),
+    ]:
+        content = json.loads(meta.read_text(encoding="utf-8"))
+        if content["arguments"].get("committed") is False and {"epoch", "gate_loss"} & set(
+            content["record"]
+        ):  # not brought, not loaded
+            trained.append((meta.parent, target / meta.parent.parent.name))
+    if not trained or len({place for _, place in trained}) < len(trained):
+        raise InputError(
+            f"{shown(run_folder)} holds no single classifier or saliency model that was trained "
+            "there: make one, with RETRAIN."
+        )
+    for source, place in trained:
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("meta.json", "tensors.safetensors"):
+            shutil.copyfile(source / name, place / name)
+    return target
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

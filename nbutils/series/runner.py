@@ -1,0 +1,261 @@
+"""Runs the series of notebooks headless, and renders the outputs that are stored with them.
+
+Needs Jupyter; imports no torch.
+"""
+
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+from nbutils import InputError
+from nbutils.resources import checkout
+from nbutils.series.parameters import run_folder
+from nbutils.series.publish import publish, shown
+
+
+def _folder() -> Path:
+    """The folder of the notebooks.
+
+    Raises:
+        InputError: the module was installed without them.
+    """
+    if checkout() is None:
+        raise InputError(
+            "The notebooks are not installed with the module: run them from a checkout of the "
+            "project."
+        )
+    return checkout() / "notebooks"
+
+
+def notebooks(chosen: str = "") -> list[Path]:
+    """The notebooks in order; `chosen` names some by their numbers, "02 04"."""
+    every = sorted(_folder().glob("[0-9][0-9]_*.ipynb"))
+    wanted = chosen.replace(",", " ").split()
+    missing = [w for w in wanted if not any(p.stem.startswith(w) for p in every)]
+    if missing:
+        raise InputError(
+            f"There is no notebook {missing[0]!r}: the series is "
+            f"{', '.join(p.stem for p in every)}."
+        )
+    return [p for p in every if not wanted or any(p.stem.startswith(w) for w in wanted)]
+
+
+def parameter_names(path: Path) -> set[str]:
+    """The names in the cell tagged `parameters`."""
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            return {
+                line.split(":")[0].strip()
+                for line in "".join(cell["source"]).splitlines()
+                if ":" in line and not line.startswith("#")
+            }
+    return set()
+
+
+def run(parameters: dict, chosen: str = "", *, say=print) -> int:
+    """Execute notebooks one after another with papermill; a line each: name, seconds, key number.
+
+    Args:
+        parameters: for those notebooks that have them; a name that none of them has is refused.
+    Returns:
+        0, or 1 when a notebook failed (its last error line is shown, the others still run).
+    """
+    paths = notebooks(chosen)
+    names = {path: parameter_names(path) for path in paths}
+    for name in parameters:
+        if not any(name in known for known in names.values()):
+            raise InputError(f"{name} is no parameter of {', '.join(p.stem for p in paths)}.")
+    out, failed = run_folder(parameters), 0
+    for path in paths:
+        started = time.perf_counter()
+        error = _execute(
+            path,
+            out / "notebooks" / path.name,
+            {k: v for k, v in parameters.items() if k in names[path]},
+        )
+        seconds = time.perf_counter() - started
+        failed += bool(error)
+        say(
+            f"{path.stem:<28}{seconds:7.1f} s   "
+            f"{error or _key(out / 'results' / f'{path.stem}.json')}"
+        )
+    say(
+        "Executed notebooks, figures and results lie in "
+        f"{shown(out)}/{{notebooks,figures,results}}."
+    )
+    return 1 if failed else 0
+
+
+def over_seeds(runs: list[dict], chosen: str = "", *, say=print) -> Path:
+    """Put the results of runs that differ by seed together: every number of every table as mean and
+    95 % interval over seeds (Student's t).
+
+    Returns:
+        the folder `<dataset>-<preset>-s0+1+2/results` beside the runs', with a JSON a notebook.
+    """
+    folders = [run_folder(parameters) for parameters in runs]
+    seeds = "+".join(str(parameters["SEED"]) for parameters in runs)
+    target = (
+        folders[0].with_name(folders[0].name.replace(f"-s{runs[0]['SEED']}", f"-s{seeds}"))
+        / "results"
+    )
+    target.mkdir(parents=True, exist_ok=True)
+    for path in notebooks(chosen):
+        files = [folder / "results" / f"{path.stem}.json" for folder in folders]
+        if not all(file.exists() for file in files):
+            continue
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        tables = {
+            name: _mean_rows([result["tables"].get(name, []) for result in results])
+            for name in results[0]["tables"]
+        }
+        key = _mean_rows([[result["key"]] for result in results])[0]
+        (target / f"{path.stem}.json").write_text(
+            json.dumps(
+                {"notebook": path.stem, "seeds": seeds, "key": key, "tables": tables}, indent=1
+            )
+            + "\n"
+        )
+        low, high = key.get("value_interval", [float("nan")] * 2)
+        say(
+            f"{path.stem:<28}{key['name']} {key['value']:.3g} [{low:.3g}, {high:.3g}] over "
+            f"{len(runs)} seeds"
+        )
+    say(f"Means and intervals over seeds lie in {shown(target)}.")
+    return target
+
+
+def _mean_rows(tables: list[list[dict]]) -> list[dict]:
+    """The tables' rows, matched by their words (and order where words repeat), each number as its
+    mean, with an interval where seeds differ.
+    """
+    matched: dict[tuple, list[dict]] = {}
+    for table in tables:
+        seen: dict[str, int] = {}
+        for row in table:
+            words = json.dumps({k: v for k, v in row.items() if isinstance(v, str)}, sort_keys=True)
+            seen[words] = seen.get(words, 0) + 1
+            matched.setdefault((words, seen[words]), []).append(row)
+    out = []
+    for rows in matched.values():
+        merged = {"seeds": len(rows)}
+        for name, value in rows[0].items():
+            values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+            merged[name] = (
+                sum(values) / len(values) if values else value if isinstance(value, str) else None
+            )
+            if len(set(values)) > 1:
+                import numpy as np
+                from scipy.stats import t
+
+                half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
+                merged[f"{name}_interval"] = [merged[name] - half, merged[name] + half]
+        out.append({name: value for name, value in merged.items() if value is not None})
+    return out
+
+
+def _execute(source: Path, target: Path, parameters: dict) -> str:
+    """Run one notebook into `target`, which appears whole or not at all; returns the error's last
+    line, or nothing.
+    """
+    import papermill
+
+    os.environ["NBUTILS_PROGRESS"] = "0"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"OUT cannot be made a folder ({error.strerror}): choose another."
+    part = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
+    for attempt in (1, 2):
+        try:
+            papermill.execute_notebook(
+                source,
+                part,
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=str(checkout()),
+                config=_ipc(),
+            )
+            os.replace(part, target)
+            return ""
+        except papermill.PapermillExecutionError as error:
+            kept = target.with_name(f"{target.stem}-failed.ipynb")
+            os.replace(part, kept)
+            return f"{error.ename}: {error.evalue} (see {shown(kept)})"
+        except RuntimeError as error:  # the kernel did not start: two of them can race for a port
+            if attempt == 2:
+                return f"the kernel died: {error}"
+        finally:
+            part.unlink(missing_ok=True)
+    return ""
+
+
+def _ipc():
+    """Kernels talk over files in place of TCP ports: no two of them can race for a port, and nobody
+    listens on the network.
+    """
+    from traitlets.config import Config
+
+    return Config({"KernelManager": {"transport": "ipc"}})
+
+
+def _key(path: Path) -> str:
+    if not path.exists():
+        return ""
+    key = json.loads(path.read_text(encoding="utf-8"))["key"]
+    return (
+        f"{key['name']} {'not a number' if key['value'] is None else format(key['value'], '.3g')}"
+    )
+
+
+def sources_hash(notebook: dict) -> str:
+    """A hash of the code cells; stored with the outputs, so that a test sees when the two part."""
+    return hashlib.sha256(
+        "\0".join(
+            "".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"
+        ).encode()
+    ).hexdigest()
+
+
+def render(*, say=print) -> int:
+    """The only author of stored outputs: every notebook in order, clean kernel, its own parameters;
+    publishes the results JSON beside.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+
+    os.environ["NBUTILS_PROGRESS"] = "0"
+    for path in notebooks():
+        started = time.perf_counter()
+        notebook = nbformat.read(path, 4)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        NotebookClient(
+            notebook,
+            timeout=1800,
+            kernel_name="python3",
+            config=_ipc(),
+            resources={"metadata": {"path": str(checkout())}},
+        ).execute()
+        for cell in notebook.cells:
+            cell.metadata.pop("execution", None)
+            if cell.cell_type == "code":
+                cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+        notebook.metadata = {
+            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+            "language_info": {"name": "python"},
+            "nbutils": {"sources": sources_hash(json.loads(nbformat.writes(notebook)))},
+        }
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_text(nbformat.writes(notebook) + "\n")
+        os.replace(part, path)
+        say(
+            f"{path.stem:<28}{time.perf_counter() - started:7.1f} s   "
+            f"{path.stat().st_size // 1000} kB"
+        )
+    publish(run_folder({}))
+    return 0
