@@ -1,5 +1,5 @@
-"""`python -m nbutils run | make | render | publish`: the series of notebooks, or single steps
-without Jupyter.
+"""`python -m nbutils run | make | render | publish | verdicts`: the series of notebooks, or single
+steps without Jupyter.
 """
 
 import argparse
@@ -64,6 +64,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="the classifier and saliency model that the run trained, not the results",
     )
     publishing.add_argument("--seed", type=int, default=0)
+    judging = commands.add_parser(
+        "verdicts", help="all verdicts from the published tables, without running anything"
+    )
+    judging.add_argument("--write", action="store_true", help="write the page in data/results")
     args = parser.parse_args(arguments)
     try:
         return globals()[f"_{args.command}"](args)
@@ -111,6 +115,24 @@ def _publish(args: argparse.Namespace) -> int:
 
     folder = publish(run_folder(_parameters(args, args.seed)), pretrained=args.pretrained)
     print(f"Published in {folder}.")
+    return 0
+
+
+def _verdicts(args: argparse.Namespace) -> int:
+    from nbutils.series import verdicts
+    from nbutils.series.publish import PUBLISHED
+    from nbutils.store.files import atomically
+
+    if args.write:
+        atomically(PUBLISHED / verdicts.PAGE, verdicts.page().encode())
+        print(f"Written: {PUBLISHED / verdicts.PAGE}.")
+        return 0
+    for name, rows in verdicts.verdicts().items():
+        print(f"\n{name}")
+        for row in rows:
+            counts = f"{row['shown']}:{row['opposite']}:{row['open']} cells"
+            both = f"{row['verdict']:<28}{row['control']:<18}"
+            print(f"  {row['claim']:<20}{both}{counts:<16}n {row['n']:<6}seeds {row['seeds']}")
     return 0
 
 

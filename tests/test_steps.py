@@ -783,15 +783,10 @@ def test_a_brought_model_is_known_by_its_file_its_state_and_its_logits(tmp_path,
     dict.
     """
     source = (
-        "import torch\nfrom nbutils.models.building import build\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self, t):\n"
-        "        super().__init__()\n"
-        "        self.net, self.t = build('digits_net', (1, 28, 28), 10, seed=7), t\n"
-        "    def forward(self, x):\n"
-        "        return self.net(x) * self.t\n"
-        "def make():\n"
-        "    return Net(1.0).eval()\n"
+        "import torch\nfrom nbutils.models.building import build\nclass Net(torch.nn.Module):\n  "
+        "  def __init__(self, t):\n        super().__init__()\n        self.net, self.t = "
+        "build('digits_net', (1, 28, 28), 10, seed=7), t\n    def forward(self, x):\n        "
+        "return self.net(x) * self.t\ndef make():\n    return Net(1.0).eval()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     found = []
@@ -811,16 +806,11 @@ def test_the_same_answers_under_another_state_are_asked_again(tmp_path, monkeypa
     """
     monkeypatch.setenv("TEMPERATURE", "1")
     (tmp_path / "warm.py").write_text(
-        "import os, torch\nfrom nbutils.models.building import build\n"
-        "class Net(torch.nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.net = build('digits_net', (1, 28, 28), 10, seed=7)\n"
-        "        self.t = float(os.environ['TEMPERATURE'])\n"
-        "    def forward(self, x):\n"
-        "        return self.net(x) * self.t\n"
-        "def make():\n"
-        "    return Net().eval()\n"
+        "import os, torch\nfrom nbutils.models.building import build\nclass "
+        "Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        "
+        "self.net = build('digits_net', (1, 28, 28), 10, seed=7)\n        self.t = "
+        "float(os.environ['TEMPERATURE'])\n    def forward(self, x):\n        return self.net(x) "
+        "* self.t\ndef make():\n    return Net().eval()\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     first = steps.classifier(configure(tmp_path / "out", MODEL="warm:make")).artifact

@@ -388,9 +388,9 @@ def test_a_fingerprint_is_the_same_in_every_process():
     from tests.conftest import python
 
     code = (
-        "from nbutils.steps.detector import make_detector\n"
-        "from nbutils.store.fingerprints import fingerprint\n"
-        "print(fingerprint(make_detector, ['jsd_softmax', 'digits_net', 'spd', 'adam'])[0])"
+        "from nbutils.steps.detector import make_detector\nfrom nbutils.store.fingerprints "
+        "import fingerprint\nprint(fingerprint(make_detector, ['jsd_softmax', 'digits_net', "
+        "'spd', 'adam'])[0])"
     )
     found = {python(code=code, PYTHONHASHSEED=str(seed)).stdout for seed in range(4)}
     assert len(found) == 1 and len(found.pop().strip()) == 64

@@ -11,7 +11,18 @@ from torch import nn
 from nbutils import InputError
 from nbutils.attacks.contract import check
 
-ITS = ("fgsm", "bim", "pgd", "carlini_wagner_l2")
+ITS = {  # its attacks and their knobs; of C&W those are the library's
+    "fgsm": ("eps", "norm"),
+    "bim": ("eps", "step", "steps", "norm"),
+    "pgd": ("eps", "step", "steps", "norm", "random_start"),
+    "carlini_wagner_l2": (
+        "binary_search_steps",
+        "max_iterations",
+        "lr",
+        "initial_const",
+        "confidence",
+    ),
+}
 
 
 def through_cleverhans(name: str) -> Callable[..., torch.Tensor]:
@@ -46,6 +57,11 @@ def _through_cleverhans(
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
     check(model, x, y, target)
+    for knob in knobs:
+        if knob not in ITS[name]:
+            raise InputError(
+                f"{name} of cleverhans has no knob {knob!r}: it has {', '.join(ITS[name])}."
+            )
     order = {"linf": np.inf, "l2": 2}[norm]
     common = {"y": y if target is None else target, "targeted": target is not None}
     model = copy.deepcopy(model)

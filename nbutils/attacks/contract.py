@@ -115,8 +115,7 @@ def check(model: nn.Module, x: torch.Tensor, y: torch.Tensor, target: torch.Tens
     if not (low >= 0 and high <= 1):
         raise InputError(
             f"x must lie in [0,1] but reaches from {low:.3g} to {high:.3g}: pass un-normalised "
-            "images; "
-            "the model normalises itself."
+            "images; the model normalises itself."
         )
     for name, labels in (("y", y), ("target", target)):
         if labels is not None and (labels.dtype != torch.int64 or labels.shape != (len(x),)):

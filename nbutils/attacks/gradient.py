@@ -52,9 +52,7 @@ def pgd(
     norm: str = "linf",
     random_start: bool = True,
 ) -> torch.Tensor:
-    """Projected gradient descent (Madry et al.
-
-    2018): steps, each projected onto the ball of radius `eps`.
+    """Projected gradient descent (Madry et al. 2018): steps, each projected onto the ball.
 
     Args:
         eps, step: radius and size of a step, in [0,1] units of a value (linf) or of the image's l2

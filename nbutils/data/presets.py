@@ -9,18 +9,18 @@ FIELDS = {
     "classifier": "architecture of the protected classifier",
     "width": "factor on the classifier's numbers of filters",
     "dropouts": (
-        "dropout before its dense layers (null: the architecture's own); of several the "
-        "one with the best validation accuracy"
+        "dropout before its dense layers (null: the architecture's own); of several the one with "
+        "the best validation accuracy"
     ),
     "refit": (
-        "whether it is trained once more, on the validation images too, for as many epochs "
-        "as were best"
+        "whether it is trained once more, on the validation images too, for as many epochs as "
+        "were best"
     ),
     "epochs": "passes over the training images, classifier",
     "train": "training images of the classifier (0: all)",
     "calibrate": (
-        "clean images that fix a detector's threshold, held back from training (below 1: "
-        "a share of them)"
+        "clean images that fix a detector's threshold, held back from training (below 1: a share "
+        "of them)"
     ),
     "test": "test images that measure the classifier (0: all)",
     "attacked_train": "training images attacked, to fit detectors (0: all)",

@@ -64,9 +64,9 @@ class Detector:
 
 
 def threshold_at(clean_scores: torch.Tensor, fpr: float) -> float:
-    """The smallest of the clean scores that at most the share `fpr` of them exceeds (Xu et al.
+    """The smallest of the clean scores that at most the share `fpr` of them exceeds.
 
-    2018: the ceil((1-fpr) n)-th).
+    Xu et al. (2018): the ceil((1-fpr) n)-th.
     """
     if not 0 <= fpr < 1:
         raise InputError(f"fpr must lie in [0,1), but is {fpr}.")

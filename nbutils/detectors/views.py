@@ -52,9 +52,9 @@ def image_and_jacobian(classifier: nn.Module, x: torch.Tensor, **reading: object
 def layer(
     classifier: nn.Module, x: torch.Tensor, *, depth: float, with_jacobian: bool = False
 ) -> torch.Tensor:
-    """A layer of the classifier, as the sub-networks of Metzen et al.
+    """A layer of the classifier.
 
-    (2017) and the simplification of paper 002 (II.C) read it.
+    So read the sub-networks of Metzen et al. (2017) and the simplification of paper 002 (II.C).
 
     Args:
         depth: where among its activations that are pictures (its convolutions, if it has none): 0

@@ -39,3 +39,30 @@ def interval(draws: np.ndarray) -> tuple[float, float]:
         if len(draws)
         else (float("nan"), float("nan"))
     )
+
+
+def auroc_interval(value: float, clean: int, adversarial: int) -> tuple[float, float]:
+    """Newcombe's score interval of an AUROC from its value and the numbers of images alone.
+
+    As Wilson's does for a proportion, it asks which true values could have given this one, so it
+    has a width at 0 and at 1, where a bootstrap has none. Source: Newcombe 2006, method 5
+    (Statistics in Medicine 25, 559-573).
+    """
+    if not (clean and adversarial) or value != value:
+        return 0.0, 1.0
+    z, average = NormalDist().inv_cdf(0.5 + LEVEL / 2), (clean + adversarial) / 2 - 1
+
+    def beyond(theta: float) -> float:
+        spread = 1 + average * (1 - theta) / (2 - theta) + average * theta / (1 + theta)
+        return abs(value - theta) - z * np.sqrt(
+            theta * (1 - theta) * spread / (clean * adversarial)
+        )
+
+    ends = []
+    for edge in (0.0, 1.0):
+        inside, outside = value, edge
+        for _ in range(60):  # the one place between the value and the edge where the two are equal
+            middle = (inside + outside) / 2
+            inside, outside = (inside, middle) if beyond(middle) > 0 else (middle, outside)
+        ends.append(outside if abs(value - edge) > 0 else edge)
+    return float(ends[0]), float(ends[1])

@@ -161,9 +161,9 @@ def appendix_a(
 def metzen_branch(
     shape: Shape, outputs: int, width: float = 1.0, dropout: float = 0.0
 ) -> nn.Sequential:
-    """The detector of Metzen et al.
+    """The detector of Metzen et al. (2017) on a layer of the classifier.
 
-    2017 on a layer of the classifier: 3x3 convolutions 96, 192, 192 with batch normalisation, a 1x1
+    3x3 convolutions 96, 192, 192 with batch normalisation, a 1x1
     convolution to the outputs, the mean over the picture; while the picture is wider than 8, a pool
     after each of the first two.
     """

@@ -99,8 +99,8 @@ def torchvisions_weights(name: str) -> dict[str, torch.Tensor]:
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "reason", error)
         where = (
-            f"put {name}.safetensors (its state dict) into weights/ under the data root, or "
-            "give WEIGHTS a file"
+            f"put {name}.safetensors (its state dict) into weights/ under the data root, or give "
+            "WEIGHTS a file"
         )
         raise InputError(
             f"The weights of {name} cannot be downloaded ({reason}): {where}."

@@ -12,9 +12,9 @@ from nbutils.saliency.gradients import logit
 def grad_cam(
     model: nn.Module, x: torch.Tensor, labels: torch.Tensor | None = None, *, layer: str = ""
 ) -> torch.Tensor:
-    """Grad-CAM (Selvaraju et al.
+    """Grad-CAM (Selvaraju et al. 2017): a layer's channels by their mean gradients, rectified.
 
-    2017): the channels of a layer, weighted by the mean gradient of the class's logit, rectified.
+    Each channel is weighted by the mean, over its places, of the gradient of the class's logit.
 
     Args:
         layer: the layer's name; empty: the last whose output is a picture of more than one pixel

@@ -89,8 +89,8 @@ def adversarial(
 
 
 def _single(run: Run, name: str, split: str, backend: str, changed: dict) -> AdversarialSet:
-    setting, base = setting_of(run, name, backend, changed), classifier(run)
-    images, n = _attacked(run, split)
+    setting, (images, n) = setting_of(run, name, backend, changed), _attacked(run, split)
+    base = classifier(run)
     inputs = {
         "data": run.data,
         "model": base.model,

@@ -119,16 +119,15 @@ def make_classifier(
         model = _fresh(data, device, architecture, width, seed, best)
         if refit:
             how = Training(epochs=tried[best]["epoch"], validate=0.0)
-            record = _fit(parts, model, data, how, seed, progress)
+            record = _fit(parts, model, architecture, data, how, seed, progress)
             kept = ("validation", "validation_accuracy", "validation_loss")
             record |= {name: tried[best][name] for name in kept}
         else:
-            record = _fit(parts, model, data, Training(epochs=epochs), seed, progress)
+            record = _fit(parts, model, architecture, data, Training(epochs=epochs), seed, progress)
         if record["collapsed"]:
             raise InputError(
                 f"{architecture} gives every {data.name} image the same label after {epochs} "
-                "epochs: "
-                "change SEED or MODEL."
+                "epochs: change SEED or MODEL."
             )
         told = {
             str(dropout): {name: found[name] for name in ("epoch", "validation_accuracy")}
@@ -158,7 +157,7 @@ def make_candidate(
 ) -> tuple[dict, dict]:
     """The record of a training with this dropout; its weights are not kept."""
     model = _fresh(data, device, architecture, width, seed, dropout)
-    return {}, _fit(parts, model, data, Training(epochs=epochs), seed, progress)
+    return {}, _fit(parts, model, architecture, data, Training(epochs=epochs), seed, progress)
 
 
 def _candidate(run: Run, settings: dict, dropout: float | None) -> dict:
@@ -171,16 +170,21 @@ def _candidate(run: Run, settings: dict, dropout: float | None) -> dict:
 
 
 def _fit(
-    parts: Parts, model: nn.Module, data: Dataset, how: Training, seed: int, progress: Callable
+    parts: Parts,
+    model: nn.Module,
+    architecture: str,
+    data: Dataset,
+    how: Training,
+    seed: int,
+    progress: Callable,
 ) -> dict:
     images = data.train
     if not len(images):
         raise InputError(
-            f"{data.name} has no training pictures to fit a classifier on: add a train/ folder, "
-            "or bring "
-            "MODEL and WEIGHTS."
+            f"{data.name} has no training pictures to fit {architecture} on: add a train/ folder, "
+            "or bring MODEL and WEIGHTS."
         )
-    watched = partial(progress, what="training the classifier")
+    watched = partial(progress, what=f"training {architecture}")
     return training.fit(
         model,
         images.x,

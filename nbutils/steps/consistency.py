@@ -147,16 +147,14 @@ def _check(run: Run, grid: dict[str, dict]) -> None:
             if knob in KNOWN and value not in KNOWN[knob]:
                 raise InputError(
                     f"Modification {name!r} has the {knob} {value!r}, which is unknown: choose "
-                    "one of "
-                    f"{', '.join(KNOWN[knob])}."
+                    f"one of {', '.join(KNOWN[knob])}."
                 )
         strange = set(modification) - {*KNOWN, "theta", "transform_first"}
         lays = "squeeze" in modification or {"maps", "theta"} <= set(modification)
         if strange or not lays:
             raise InputError(
                 f"Modification {name!r} must hold squeeze, or maps and theta with emphasis, "
-                "transform, "
-                "transform_first at most."
+                "transform, transform_first at most."
             )
         if run.data.shape[0] != 3 and "squeeze" not in modification:
             raise InputError(

@@ -152,8 +152,7 @@ def fittable(run: Run, name: str) -> None:
     if not (len(run.data.train) and len(run.data.calibrate)):
         raise InputError(
             f"{run.data.name} has test pictures only: no detector ({name}) can be fitted or "
-            "calibrated on "
-            "them; add a train/ folder."
+            "calibrated on them; add a train/ folder."
         )
 
 
@@ -188,8 +187,7 @@ def _recipe(run: Run, name: str, variant: dict) -> dict:
     if set(variant) - set(VARIED) or recipe["architecture"] not in ARCHITECTURES:
         raise InputError(
             f"variant {variant} is unknown: choose architecture (one of "
-            f"{', '.join(ARCHITECTURES)}), width, "
-            "epochs, optimizer."
+            f"{', '.join(ARCHITECTURES)}), width, epochs, optimizer."
         )
     return recipe
 

@@ -117,6 +117,5 @@ def once(attack: str) -> None:
     if "&" in attack:
         raise InputError(
             f"{attack!r} holds each test image several times, and no interval would be right: "
-            "test on "
-            f"{attack.replace('&', '+')!r}."
+            f"test on {attack.replace('&', '+')!r}."
         )

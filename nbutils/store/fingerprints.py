@@ -201,8 +201,7 @@ def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, 
     if name.startswith(PACKAGE) and LOADED < Path(source).stat().st_mtime <= time.time():
         raise InputError(
             f"{source} was edited since Python started: restart it (in Jupyter, the kernel), or "
-            "old code "
-            "would pass for new."
+            "old code would pass for new."
         )
     tree = ast.parse(Path(source).read_text(encoding="utf-8"))
     for node in ast.walk(tree):

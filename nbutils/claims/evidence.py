@@ -1,0 +1,98 @@
+"""A run's published tables, and what claims read from them: rows, admission, intervals."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from nbutils.claims.rule import CEILING, LEAST_FOOLED, RETRIES, Cell
+from nbutils.evaluation.intervals import auroc_interval, wilson
+
+Row = dict
+SIGNS = (
+    "fgsm",
+    "bim",
+    "mim",
+    "pgd",
+)  # whose perturbation is the gradient's sign, or a sum of signs
+
+
+@dataclass(frozen=True)
+class Published:
+    """The tables of one run: `tables["05"]["replaced"]` are rows.
+
+    `older`: notebooks that an older code made.
+    """
+
+    dataset: str
+    seed: int
+    tables: dict[str, dict[str, list[Row]]]
+    architecture: str = ""
+    mark: str = ""
+    older: tuple[str, ...] = field(default=())
+
+    def rows(self, notebook: str, table: str, **only: object) -> list[Row]:
+        """The rows of a table in which these columns have these values; none where there is no
+        table.
+        """
+        rows = self.tables.get(notebook, {}).get(table, [])
+        return [row for row in rows if all(row.get(k) == v for k, v in only.items())]
+
+    def row(self, notebook: str, table: str, **only: object) -> Row:
+        """The first such row; an empty one where there is none."""
+        return next(iter(self.rows(notebook, table, **only)), {})
+
+
+def interval_of(row: Row, key: str, interval: str, n: int | None = None) -> tuple[float, float]:
+    """The interval of an AUROC in a row; where it is at the edge or missing, Newcombe's."""
+    value, images = row[key], n or row["n"]
+    low, high = row.get(interval) or (None, None)
+    edge = min(value, 1 - value) * images < 5
+    if low is None or edge:
+        return auroc_interval(value, images, images)
+    return low, high
+
+
+def difference(
+    a: tuple[float, float, float], b: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """a - b of two (value, low, high) as if they were independent (Newcombe's square-and-add)."""
+    value = a[0] - b[0]
+    down = ((a[0] - a[1]) ** 2 + (b[2] - b[0]) ** 2) ** 0.5
+    up = ((a[2] - a[0]) ** 2 + (b[0] - b[1]) ** 2) ** 0.5
+    return value, value - down, value + up
+
+
+def share(value: float, n: int) -> tuple[float, float, float]:
+    """A share of n images with Wilson's interval."""
+    return value, *wilson(value * n, n)
+
+
+def mean(values: Iterable[float | None]) -> float:
+    """The mean of what is there; not-a-number where nothing is."""
+    there = [value for value in values if value is not None and value == value]
+    return sum(there) / len(there) if there else float("nan")
+
+
+def few_fooled(success: float | None, n: int) -> str:
+    """Why an attack is not admitted, or ""."""
+    if success is None:
+        return "success of the attack unknown"
+    return "" if success * n >= LEAST_FOOLED else f"attack fools fewer than {LEAST_FOOLED} images"
+
+
+def unfit(a: Row, b: Row, key: str = "auroc", interval: str = "auroc_interval") -> str:
+    """Why a difference of detectors a - b (b the baseline) is not admitted, or ""."""
+    if a.get("collapses", 0) >= RETRIES or b.get("collapses", 0) >= RETRIES:
+        return "a detector collapsed"
+    if interval_of(b, key, interval)[0] <= 0.5:
+        return "baseline within its interval of chance"
+    return "both at the ceiling" if min(a[key], b[key]) > CEILING else ""
+
+
+def told(values: dict[str, float], form: str = ".2f") -> str:
+    """Numbers with their names in one line."""
+    return ", ".join(f"{name} {value:{form}}" for name, value in values.items())
+
+
+def cell(name: str, found: tuple[float, float, float], n: int, **more: object) -> Cell:
+    """A cell from (value, low, high)."""
+    return Cell(name, *found, n, **more)

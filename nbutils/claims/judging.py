@@ -1,0 +1,61 @@
+"""Verdicts on claims from published tables, as rows."""
+
+import inspect
+from collections.abc import Sequence
+
+from nbutils.claims import CLAIMS
+from nbutils.claims.evidence import Published
+from nbutils.claims.rule import Verdict, judge
+
+
+def says(claim: str) -> str:
+    """A claim in a sentence: the first line of its function's docstring."""
+    first = inspect.getdoc(CLAIMS[claim]).split("\n\n")[0].replace("\n", " ")
+    return first.partition(": ")[2].rstrip(".")
+
+
+def notebook_of(claim: str) -> str:
+    """The number of the notebook that argues a claim."""
+    if claim in ("000.C1", "000.C4 (maps)", "000.C4 (underflow)", "002.C10"):
+        return "03"
+    return {"000": "05", "002": "04", "003": "06", "X1": "04"}[claim[:3].split(".")[0]]
+
+
+def judged(runs: Sequence[Published], claims: Sequence[str] = tuple(CLAIMS)) -> list[dict]:
+    """One row a claim: outcome and control with what they rest on.
+
+    Args:
+        runs: the published tables of one data set and model, one for each seed.
+    """
+    rows = []
+    for claim in claims:
+        number = notebook_of(claim)
+        there = [run for run in runs if run.tables.get(number)]
+        if not there:
+            continue
+        verdict = judge([CLAIMS[claim](run) for run in there], there[0].dataset)
+        rows.append({"claim": claim, "says": says(claim), **as_row(verdict)})
+    return rows
+
+
+def of_notebook(number: str, run: Published) -> list[dict]:
+    """The verdicts that a notebook argues, from its own run."""
+    return judged([run], [claim for claim in CLAIMS if notebook_of(claim) == number])
+
+
+def as_row(verdict: Verdict) -> dict:
+    """A verdict's columns."""
+    refused = ", ".join(f"{n} {why}" for why, n in verdict.refused.items())
+    return {
+        "verdict": verdict.outcome,
+        "control": verdict.control,
+        "cells": verdict.cells,
+        "shown": verdict.shown,
+        "opposite": verdict.opposite,
+        "open": verdict.open,
+        "not admitted": refused,
+        "n": verdict.n,
+        "seeds": verdict.seeds,
+        "here": verdict.here,
+        "control measured": verdict.told,
+    }
