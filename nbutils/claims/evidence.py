@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from nbutils.claims.rule import CEILING, LEAST_FOOLED, RETRIES, Cell
-from nbutils.evaluation.intervals import auroc_interval, wilson
+from nbutils.evaluation.intervals import at_the_edge, auroc_interval, wilson
 
 Row = dict
 SIGNS = (
@@ -45,20 +45,9 @@ def interval_of(row: Row, key: str, interval: str, n: int | None = None) -> tupl
     """The interval of an AUROC in a row; where it is at the edge or missing, Newcombe's."""
     value, images = row[key], n or row["n"]
     low, high = row.get(interval) or (None, None)
-    edge = min(value, 1 - value) * images < 5
-    if low is None or edge:
+    if low is None or at_the_edge(value, images):
         return auroc_interval(value, images, images)
     return low, high
-
-
-def difference(
-    a: tuple[float, float, float], b: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    """a - b of two (value, low, high) as if they were independent (Newcombe's square-and-add)."""
-    value = a[0] - b[0]
-    down = ((a[0] - a[1]) ** 2 + (b[2] - b[0]) ** 2) ** 0.5
-    up = ((a[2] - a[0]) ** 2 + (b[0] - b[1]) ** 2) ** 0.5
-    return value, value - down, value + up
 
 
 def share(value: float, n: int) -> tuple[float, float, float]:

@@ -38,9 +38,9 @@ def judged(runs: Sequence[Published], claims: Sequence[str] = tuple(CLAIMS)) -> 
     return rows
 
 
-def of_notebook(number: str, run: Published) -> list[dict]:
-    """The verdicts that a notebook argues, from its own run."""
-    return judged([run], [claim for claim in CLAIMS if notebook_of(claim) == number])
+def of_notebook(number: str, runs: Sequence[Published]) -> list[dict]:
+    """The verdicts that a notebook argues, from its own runs, one for each seed."""
+    return judged(runs, [claim for claim in CLAIMS if notebook_of(claim) == number])
 
 
 def as_row(verdict: Verdict) -> dict:

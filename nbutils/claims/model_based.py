@@ -5,7 +5,6 @@ import numpy as np
 from nbutils.claims.evidence import (
     Published,
     cell,
-    difference,
     few_fooled,
     interval_of,
     mean,
@@ -15,7 +14,7 @@ from nbutils.claims.evidence import (
 )
 from nbutils.claims.rule import FALLS, NOT_RUN, SURVIVES, Cell, Evidence
 from nbutils.evaluation.distances import double_centred
-from nbutils.evaluation.intervals import auroc_interval
+from nbutils.evaluation.intervals import auroc_interval, square_and_add
 
 COLOUR = ("cifar10", "cats_dogs")
 ALL = ("mnist", *COLOUR)
@@ -74,7 +73,7 @@ def gradient_maps_stay(run: Published) -> Evidence:
         n, known = row["n"], success.get(attack) or success.get(attack.removesuffix("_000"), {})
         sides = [(r["scaled"], *auroc_interval(r["scaled"], n, n)) for r in (learned, row)]
         refused = few_fooled(known.get("success"), n)
-        cells.append(cell(attack, difference(*sides), n, refused=refused))
+        cells.append(cell(attack, square_and_add(*sides), n, refused=refused))
         if other and not refused:
             less.append(other["scaled"] < learned["scaled"])
     control = NOT_RUN if not less else SURVIVES if mean(less) > 0.5 else FALLS
@@ -143,6 +142,7 @@ def spd_finds_smaller(run: Published) -> Evidence:
     must not be flagged by half of SPD's detectors.
     """
     rms = {row["setting"]: row["rms"] for row in run.rows("02", "sizes")}
+    rms |= {row["attack"]: row["rms"] for row in run.rows("05", "strength")}
     cells = []
     for one in _differences(run, "spd", "id"):
         fit, test = one.name.split(" -> ")
@@ -237,7 +237,7 @@ def one_for_all(run: Published) -> Evidence:
         dead = sides[1][1] <= 0.5
         refused = "baseline within its interval of chance" if dead else ""
         edge = {"shown_above": -0.05, "opposite_below": -0.05, "refused": refused}
-        cells.append(cell(name, difference(*sides), n, **edge))
+        cells.append(cell(name, square_and_add(*sides), n, **edge))
     without = mean(row.get("without") for row in run.rows("05", "mixture"))
     control = NOT_RUN if without != without else SURVIVES if without >= 0.8 else FALLS
     return Evidence(cells, ALL, control, f"never met: {without:.2f}")
@@ -269,7 +269,7 @@ def _differences(run: Published, a: str, b: str, **edge: float) -> list[Cell]:
         if not base:
             continue
         sides = [(r["auroc"], *interval_of(r, "auroc", "auroc_interval")) for r in (row, base)]
-        found = difference(*sides)
+        found = square_and_add(*sides)
         for name, sign in ((f"{a} - {b}", 1), (f"{b} - {a}", -1)):
             bounds = paired.get((name, *keys.values()))
             if bounds:

@@ -2,14 +2,14 @@
 
 A cell is one comparison with its interval. Which cells are admitted, the margins that make one
 shown or opposite, and the control that could overturn the claim stand with each claim. From there
-on the rule is:
+on:
 
 - **holds**: shown in two thirds of the admitted cells and opposite in a sixth at most;
 - **does not**: opposite more often than shown, or, of a claim on every attack, opposite in one
 cell; - **in part**: otherwise, where shown is more frequent than opposite; - **undecided**: fewer
 than three admitted cells, or more than half of them open; - **not testable here**: no admitted
-cell; - **outside the paper's scope**: pictures for which the paper does not make the claim; what the rule
-  says there stands behind it, and counts in no summary.
+cell; - **outside the paper's scope**: pictures for which the paper makes no such claim; what the
+rule says there stands behind it, and counts in no summary.
 
 The control is told beside it: "survives", "does not survive" or "not run".
 """

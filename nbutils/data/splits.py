@@ -23,6 +23,7 @@ def load(
     source: str = "",
     classes: Sequence[str] = (),
     device: torch.device | str = "cpu",
+    held_back_from: str = "train",
 ) -> Dataset:
     """A data set by its name, split by `seed`.
 
@@ -31,7 +32,10 @@ def load(
             "folder", the one with train/ and test/.
         train, test: images to keep of each split (0: all); they are a random choice, so the first n
             rows of a split are one too.
-        calibrate: clean images held back from training, for thresholds; below 1 a share of them.
+        calibrate: clean images for thresholds, held back from training; below 1 a share of them.
+        held_back_from: "train", for a classifier that is trained here; "test" for one that others
+            have trained, on the official training part: its answers there are those of a memory.
+            A third of the test images at most are held back.
         source, classes: of "imagenet_subset", see `folders.imagenet_subset`.
     Raises:
         InputError: an unknown name, files that are missing or damaged, or more images asked for
@@ -45,7 +49,7 @@ def load(
         places = positions(names)
     else:
         names, *official = DATASETS[name](chosen)
-    parts = _split(name, *official, seed, train, calibrate, test)
+    parts = _split(name, *official, seed, train, calibrate, test, held_back_from)
     return Dataset(name, names, *(part.to(device) for part in parts), places)
 
 
@@ -57,6 +61,7 @@ def _split(
     train: int,
     calibrate: int | float,
     test: int,
+    held_back_from: str,
 ) -> tuple[Images, Images, Images]:
     """Shuffle by seed; where a data set has no test part of its own (`second` is None), a quarter
     of the images becomes it.
@@ -66,18 +71,26 @@ def _split(
         n = len(first) // 4
         second, first = first[:n], first[n:]
     else:
-        second = second[torch.from_numpy(np.random.default_rng([seed, 2]).permutation(len(second)))]
+        order = np.random.default_rng([seed, 2]).permutation(len(second))
+        second = second[torch.from_numpy(order)]
     if 0 < calibrate < 1:
-        calibrate = max(1, round(calibrate * len(first)))
+        calibrate = max(1, round(calibrate * len(first if len(first) else second)))
+    if held_back_from == "test":
+        held = min(calibrate, len(second) // 3)
+        fit, held_back, second = first, second[:held], second[held:]
+        calibrate = 0
+    else:
+        fit, held_back = first[calibrate:], first[:calibrate]
     if name in ("imagenet_subset", "folder"):  # the user's choice of pictures: there may be few
         test = min(test, len(second))
-    for what, asked, there in (
+    asked_of = (
         ("calibrate and train", calibrate + max(train, 1), len(first)),
         ("test", test, len(second)),
-    ):
+    )
+    for what, asked, there in asked_of:
         if asked > there > 0:
             raise InputError(
                 f"{name} has {there} images for {what}, but {asked} are asked for: lower the "
                 "counts of the preset."
             )
-    return first[calibrate:][: train or None], first[:calibrate], second[: test or None]
+    return fit[: train or None], held_back, second[: test or None]

@@ -5,6 +5,7 @@ margins.
 import numpy as np
 import torch
 
+from nbutils.evaluation.intervals import interval, resamples
 from nbutils.evaluation.metrics import auroc
 
 
@@ -57,6 +58,44 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> np.ndarray:
     a, b = (r - r.mean(1, keepdims=True) for r in ranks)
     with np.errstate(invalid="ignore"):
         return (a * b).sum(1) / np.sqrt((a**2).sum(1) * (b**2).sum(1))
+
+
+def rank_gain(
+    map_: torch.Tensor, own: torch.Tensor, other: torch.Tensor, seed: int = 0
+) -> tuple[float, float, list[float]]:
+    """How much better a map's ranks follow its own perturbation than another image's, paired.
+
+    Returns:
+        the mean rank correlation with the one, with the other, and the bootstrap interval of the
+        mean difference; images whose map or perturbation is constant are left out.
+    """
+    both = np.stack([rank_correlation(map_, part) for part in (own, other)])
+    both = both[:, np.isfinite(both).all(0)]
+    if not both.size:
+        return float("nan"), float("nan"), [float("nan")] * 2
+    gain, weights = both[0] - both[1], resamples(both.shape[1], seed)
+    draws = (weights * gain).sum(1) / weights.sum(1)
+    return float(both[0].mean()), float(both[1].mean()), list(interval(draws))
+
+
+def overlaps(a: torch.Tensor, b: torch.Tensor, share: float = 0.2) -> torch.Tensor:
+    """Overlap (n,) of the hottest `share` of two maps (n,1,h,w) each, intersection over union.
+
+    An empty map has no region: not-a-number where `a` is one.
+    """
+    hot = []
+    for maps in (a, b):
+        flat = maps.flatten(1)
+        hot.append(flat >= flat.quantile(1 - share, dim=1, keepdim=True).clamp_min(1e-12))
+    union = (hot[0] | hot[1]).sum(1).clamp_min(1)
+    found = (hot[0] & hot[1]).sum(1) / union
+    return torch.where(hot[0].any(1), found, torch.nan)
+
+
+def mean_interval(values: np.ndarray, seed: int = 0) -> list[float]:
+    """The bootstrap interval of a mean over images."""
+    weights = resamples(len(values), seed)
+    return list(interval((weights * values).sum(1) / weights.sum(1)))
 
 
 def double_centred(values: np.ndarray) -> np.ndarray:

@@ -66,3 +66,31 @@ def auroc_interval(value: float, clean: int, adversarial: int) -> tuple[float, f
             inside, outside = (inside, middle) if beyond(middle) > 0 else (middle, outside)
         ends.append(outside if abs(value - edge) > 0 else edge)
     return float(ends[0]), float(ends[1])
+
+
+def interval_of_auroc(
+    value: float, draws: np.ndarray, clean: int, adversarial: int
+) -> tuple[float, float]:
+    """The bootstrap's interval of an AUROC, or Newcombe's where the bootstrap is at its edge.
+
+    With less than five images' worth of misranked pairs the resamples hardly differ, and at 0 and 1
+    not at all: "1.000 to 1.000" would not be certainty.
+    """
+    if at_the_edge(value, min(clean, adversarial)):
+        return auroc_interval(value, clean, adversarial)
+    return interval(draws)
+
+
+def at_the_edge(value: float, n: int) -> bool:
+    """Whether an AUROC of n images is too near to 0 or 1 for a bootstrap."""
+    return min(value, 1 - value) * n < 5
+
+
+def square_and_add(
+    a: tuple[float, float, float], b: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """a - b of two (value, low, high) as if they were independent (Newcombe 1998)."""
+    value = a[0] - b[0]
+    down = ((a[0] - a[1]) ** 2 + (b[2] - b[0]) ** 2) ** 0.5
+    up = ((a[2] - a[0]) ** 2 + (b[0] - b[1]) ** 2) ** 0.5
+    return value, value - down, value + up

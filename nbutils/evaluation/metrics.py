@@ -5,7 +5,15 @@ import torch
 
 from nbutils import InputError
 from nbutils.detectors.base import threshold_at
-from nbutils.evaluation.intervals import RESAMPLES, interval, resamples, wilson
+from nbutils.evaluation.intervals import (
+    RESAMPLES,
+    at_the_edge,
+    interval,
+    interval_of_auroc,
+    resamples,
+    square_and_add,
+    wilson,
+)
 
 
 def auroc(clean: np.ndarray, adversarial: np.ndarray) -> float:
@@ -79,10 +87,11 @@ def _group(
         [_bootstrap_auroc(c, a, chosen, weights) for c, a in zip(clean, adversarial, strict=True)],
         0,
     )
+    n = int(chosen.sum())
     out = {
-        "n": int(chosen.sum()),
+        "n": n,
         "auroc": float(np.mean(each)),
-        "auroc_interval": list(interval(draws)),
+        "auroc_interval": list(interval_of_auroc(float(np.mean(each)), draws, clean.shape[1], n)),
         "auroc_range": [min(each), max(each)],
     }
     rules = {"at_fpr_1": 0.01, "at_fpr_5": 0.05}
@@ -125,29 +134,29 @@ def _bootstrap_auroc(
 def auroc_difference(
     a: tuple[torch.Tensor, torch.Tensor], b: tuple[torch.Tensor, torch.Tensor], seed: int = 0
 ) -> tuple[float, list[float]]:
-    """AUROC of detector a minus that of b on the same images, with its paired bootstrap interval;
-    each is (clean (s,n), adversarial (s,n)).
+    """AUROC of detector a minus that of b on the same images, with its paired bootstrap interval.
+
+    Where one of them is at the edge, and the bootstrap with it, the interval is made of those of
+    both (`intervals.square_and_add`).
+
+    Args:
+        a, b: scores (clean (s,n), adversarial (s,n)) of s fits.
     """
-    (ac, aa), (bc, ba) = [
-        [np.atleast_2d(s.double().cpu().numpy()) for s in pair] for pair in (a, b)
-    ]
-    everyone = np.ones(ac.shape[1], bool)
-
-    def mean(clean: np.ndarray, adversarial: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return np.mean(
-            [
-                _bootstrap_auroc(c, d, everyone, weights)
-                for c, d in zip(clean, adversarial, strict=True)
-            ],
-            0,
-        )
-
-    weights = resamples(ac.shape[1], seed)
-    low, high = interval(mean(ac, aa, weights) - mean(bc, ba, weights))
-    here = np.mean([auroc(c, d) for c, d in zip(ac, aa, strict=True)]) - np.mean(
-        [auroc(c, d) for c, d in zip(bc, ba, strict=True)]
-    )
-    return float(here), [low, high]
+    n, found, draws = len(np.atleast_2d(a[0])[0]), [], []
+    everyone, weights = np.ones(n, bool), resamples(n, seed)
+    for pair in (a, b):
+        clean, adversarial = (np.atleast_2d(side.double().cpu().numpy()) for side in pair)
+        fits = [*zip(clean, adversarial, strict=True)]
+        value = float(np.mean([auroc(c, d) for c, d in fits]))
+        drawn = np.mean([_bootstrap_auroc(c, d, everyone, weights) for c, d in fits], 0)
+        found.append((value, *interval_of_auroc(value, drawn, n, n)))
+        draws.append(drawn)
+    if any(at_the_edge(value, n) for value, *_ in found):
+        value, low, high = square_and_add(*found)
+    else:
+        value = found[0][0] - found[1][0]
+        low, high = interval(draws[0] - draws[1])
+    return value, [low, high]
 
 
 def detection_at(clean: torch.Tensor, adversarial: torch.Tensor, fpr: float) -> float:
@@ -168,24 +177,25 @@ def detection_difference(
     fpr: float,
     seed: int = 0,
 ) -> tuple[float, list[float]]:
-    """`detection_at` of detector a minus that of b, each at its own threshold, with its paired
-    bootstrap interval over source images.
+    """`detection_at` of detector a minus that of b, each at its own threshold, with its interval.
+
+    The bootstrap draws calibration images and source images, the same for both detectors.
 
     Args:
-        a, b: scores (clean (n,), adversarial (n,)) of the same n source images. success: (n,)
-            adversarial images that count.
+        a, b: scores of m clean calibration images, which fix the threshold, and of n adversarial
+            ones.
+        success: (n,) adversarial images that count.
     """
-    rows = np.random.default_rng([seed, 6]).integers(len(success), size=(RESAMPLES, len(success)))
-    wins = success.numpy(force=True).astype(bool)
-    flagged = int(fpr * rows.shape[1] + 1e-9)
+    m, n = len(a[0]), len(success)
+    rng = np.random.default_rng([seed, 6])
+    held, rows = rng.integers(m, size=(RESAMPLES, m)), rng.integers(n, size=(RESAMPLES, n))
+    wins, flagged = success.numpy(force=True).astype(bool), int(fpr * m + 1e-9)
     drawn = []
     for clean, adversarial in ((s.double().numpy(force=True) for s in pair) for pair in (a, b)):
-        cut = np.partition(clean[rows], -1 - flagged, axis=1)[
-            :, -1 - flagged
-        ]  # `threshold_at` of each draw
+        sorted_clean = np.partition(clean[held], -1 - flagged, axis=1)
+        cut = sorted_clean[:, -1 - flagged]  # `threshold_at` of each draw
+        hits = (adversarial[rows] > cut[:, None]) & wins[rows]
         with np.errstate(invalid="ignore"):
-            drawn.append(
-                ((adversarial[rows] > cut[:, None]) & wins[rows]).sum(1) / wins[rows].sum(1)
-            )
+            drawn.append(hits.sum(1) / wins[rows].sum(1))
     here = [detection_at(clean, adversarial[success.bool()], fpr) for clean, adversarial in (a, b)]
     return here[0] - here[1], list(interval(drawn[0] - drawn[1]))

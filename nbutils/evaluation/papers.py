@@ -80,25 +80,6 @@ def compare(name: str, here: list[dict], *, value: str = "here", **fixed: object
     return joined[front + [column for column in joined.columns if column not in front]]
 
 
-def verdict(held: float, against: float = 0.0) -> str:
-    """The one rule of the series, fixed before the numbers: `held` and `against` are the shares of
-    cases in which a claim is shown, and its opposite.
-
-    Returns:
-        "holds" in two thirds and against in a sixth at most, "in part" in more than against, else
-        "does not"; "not testable here" without cases.
-    """
-    if held != held:
-        return "not testable here"
-    return (
-        "holds"
-        if held >= 2 / 3 and against <= 1 / 6
-        else "in part"
-        if held > against
-        else "does not"
-    )
-
-
 def named(values: Mapping[str, float], form: str = ".2f") -> str:
     """Numbers with their names in one line, for a verdict's columns: "fgsm 0.91, bim 0.88"; `form`
     is a format of Python's.

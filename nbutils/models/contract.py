@@ -14,6 +14,8 @@ from nbutils import InputError
 from nbutils.data.images import to_float
 from nbutils.models.normalised import Normalised
 
+LEAST = 50  # images that tell an accuracy from chance
+
 
 def bring(path: str) -> nn.Module:
     """The user's own model: "package.module:factory" is imported and called; what it returns is
@@ -135,6 +137,27 @@ def check(model: nn.Module, x: torch.Tensor, *classes: int) -> int:
     if not torch.isfinite(gradient).all():
         raise InputError("The model's gradient with respect to the image is NaN or infinite.")
     return logits.shape[1]
+
+
+def check_trained(logits: torch.Tensor, y: torch.Tensor) -> None:
+    """Refuse a model that reads pictures no better than chance: nothing is measured on random
+    weights.
+
+    Args:
+        logits: (n,k) of n test images; y: (n,) their labels. Under LEAST images nothing is said.
+    Raises:
+        InputError: its accuracy is not above 1/k by more than chance allows (one case in a
+            thousand).
+    """
+    n, k = logits.shape
+    right = (logits.argmax(1) == y).sum().item()
+    spread = (n * (1 / k) * (1 - 1 / k)) ** 0.5
+    if n >= LEAST and right < n / k + 3.1 * spread:
+        raise InputError(
+            f"The model reads {right / n:.1%} of {n} test images rightly, no better than chance "
+            f"({1 / k:.1%}): it has no trained weights, or its outputs stand in another order; "
+            "give WEIGHTS the file that holds them."
+        )
 
 
 @torch.no_grad()

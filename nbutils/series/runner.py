@@ -107,10 +107,15 @@ def over_seeds(runs: list[dict], chosen: str = "", *, say=print) -> Path:
         if not all(file.exists() for file in files):
             continue
         results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        names = [
+            name for name in results[0]["tables"] if name != "verdicts"
+        ]  # `verdicts` judges anew
         tables = {
             name: _mean_rows([result["tables"].get(name, []) for result in results])
-            for name in results[0]["tables"]
+            for name in names
         }
+        if "verdicts" in results[0]["tables"]:
+            tables["verdicts"] = _verdicts_over_seeds(path.stem[:2], results)
         key = _mean_rows([[result["key"]] for result in results])[0]
         (target / f"{path.stem}.json").write_text(
             json.dumps(
@@ -127,33 +132,54 @@ def over_seeds(runs: list[dict], chosen: str = "", *, say=print) -> Path:
     return target
 
 
+def _verdicts_over_seeds(number: str, results: list[dict]) -> list[dict]:
+    """The claims that a notebook argues, judged on the tables of all seeds."""
+    from nbutils.claims.evidence import Published
+    from nbutils.claims.judging import of_notebook
+
+    runs = [
+        Published(one["parameters"]["DATASET"], one["parameters"]["SEED"], {number: one["tables"]})
+        for one in results
+    ]
+    return of_notebook(number, runs)
+
+
 def _mean_rows(tables: list[list[dict]]) -> list[dict]:
-    """The tables' rows, matched by their words (and order where words repeat), each number as its
-    mean, with an interval where seeds differ.
+    """The tables' rows over seeds: each number as its mean, with an interval where seeds differ.
+
+    Rows are matched by the columns that name them (`evaluation.tables.KEYS`), never by what they
+    found, and by their order where those repeat. A number that some seeds lack says how many it is
+    the mean of.
     """
+    from nbutils.evaluation.tables import KEYS
+
     matched: dict[tuple, list[dict]] = {}
     for table in tables:
         seen: dict[str, int] = {}
         for row in table:
-            words = json.dumps({k: v for k, v in row.items() if isinstance(v, str)}, sort_keys=True)
+            words = json.dumps({k: v for k, v in row.items() if k in KEYS}, sort_keys=True)
             seen[words] = seen.get(words, 0) + 1
             matched.setdefault((words, seen[words]), []).append(row)
-    out = []
-    for rows in matched.values():
-        merged = {"seeds": len(rows)}
-        for name, value in rows[0].items():
-            values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
-            merged[name] = (
-                sum(values) / len(values) if values else value if isinstance(value, str) else None
-            )
+    return [_mean_row(rows, KEYS) for rows in matched.values()]
+
+
+def _mean_row(rows: list[dict], keys: set[str]) -> dict:
+    merged: dict = {"seeds": len(rows)}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if isinstance(row.get(name), int | float)]
+        if name in keys or (name == "name" and not values):
+            merged[name] = rows[0].get(name)
+        elif values:
+            merged[name] = sum(values) / len(values)
+            if len(values) < len(rows):
+                merged[f"{name}_seeds"] = len(values)
             if len(set(values)) > 1:
                 import numpy as np
                 from scipy.stats import t
 
                 half = t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5
                 merged[f"{name}_interval"] = [merged[name] - half, merged[name] + half]
-        out.append({name: value for name, value in merged.items() if value is not None})
-    return out
+    return {name: value for name, value in merged.items() if value is not None}
 
 
 def _execute(source: Path, target: Path, parameters: dict) -> str:

@@ -20,6 +20,8 @@ import torch
 
 from nbutils import InputError
 from nbutils.attacks.settings import CLEVERHANS_SETTINGS, settings_for
+from nbutils.claims.evidence import Published
+from nbutils.claims.judging import of_notebook
 from nbutils.data import DATASETS
 from nbutils.data.embedded import IN_COLOUR
 from nbutils.data.presets import PRESETS
@@ -95,11 +97,18 @@ class Session(Run):
         atomically(path, text.encode())
         return json.loads(text)
 
+    def verdicts(self, tables: dict[str, list[dict]]) -> list[dict]:
+        """The verdicts on the claims that this notebook argues, from its own tables
+        (`nbutils.claims`).
+        """
+        number = self.notebook[:2]
+        return of_notebook(number, [Published(self.pictures, self.seed, {number: _plain(tables)})])
+
     def __repr__(self) -> str:
         p, place = self.parameters, f"CPU, {torch.get_num_threads()} threads"
         if self.device.type == "cuda":
             place = torch.cuda.get_device_name(self.device)
-        what = f"{p['DATASET']}, preset {p['PRESET']}, seed {p['SEED']}"
+        what = f"{self.pictures}, preset {p['PRESET']}, seed {p['SEED']}"
         return f"{self.notebook}: {what}, torch {torch.__version__.split('+')[0]} on {place}"
 
 

@@ -23,6 +23,7 @@ from nbutils.steps.run import Run
 from nbutils.store.artifacts import Artifact, Parts, committed, identity_of
 from nbutils.store.fingerprints import key_of
 
+ASKED = 500  # test images that tell whether a brought model has been trained
 KNOWN_BY = 64  # test images whose logits a brought model is known by
 FIELDS = ("width", "dropouts", "refit", "epochs")  # of the preset
 
@@ -216,30 +217,31 @@ def _fresh(
 
 
 def _brought(run: Run, architecture: str) -> nn.Module | None:
-    """The user's own model or weights, or published ones, checked on arrival; None: to be trained
-    here.
+    """The user's own model or weights, or published ones, checked on arrival; None: trained here.
 
     It is restricted to the data set's classes.
     """
+    if not run.brought:
+        return None
     weights, images = run.parameters["WEIGHTS"], run.data.test[:4].pixels()
     if ":" in architecture:
         model = contract.bring(architecture)
         if weights not in ("", "none"):
             contract.load_weights(model, from_here(weights))
-    elif weights != "none" and PUBLISHED.get(architecture, {}).get("data") == run.data.name:
+    elif PUBLISHED.get(architecture, {}).get("data") == run.data.name:
         file = weights if weights in ("", "torchvision") else str(from_here(weights))
         model = with_published_weights(architecture, run.data.shape, weights=file, root=run.root)
-    elif weights in ("", "none"):
-        return None
     else:
         model = _fresh(run.data, run.device, architecture, run.preset["width"], run.seed)
         contract.load_weights(model, from_here(weights))
     classes = len(run.data.classes)
     allowed = [classes, 1000] if run.data.positions else [classes]
     outputs = contract.check(model.to(run.device), images, *allowed)
-    if outputs == classes:
-        return model
-    return Restricted(model, run.data.positions).to(run.device).eval()
+    if outputs != classes:
+        model = Restricted(model, run.data.positions).to(run.device).eval()
+    asked = run.data.test[:ASKED]
+    contract.check_trained(contract.predict(model, asked.x), asked.y)
+    return model
 
 
 def _source_of(architecture: str) -> str:

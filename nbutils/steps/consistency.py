@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from nbutils import InputError
-from nbutils.data.images import to_float
+from nbutils.data.images import Dataset, to_float
 from nbutils.detectors.consistency import (
     EMPHASES,
     OTHER_MAPS,
@@ -29,6 +29,7 @@ from nbutils.steps.saliency import cam_layer, learned_saliency
 from nbutils.store.artifacts import Artifact, Parts
 from nbutils.store.fingerprints import key_of
 
+CALIBRATED = 500  # calibration images at most that are asked about
 KINDS = (*MAPS, "learned", "swapped", *OTHER_MAPS)
 KNOWN = {"squeeze": SQUEEZERS, "maps": KINDS, "emphasis": EMPHASES, "transform": TRANSFORMS}
 
@@ -62,13 +63,14 @@ def consistency(
         f"{key_of(ordered)[:8]}-{pairs.artifact.path.name}",
         make_consistency,
         {
+            "data": run.data,
             "base": base,
             "pairs": pairs,
             "mean": mean,
             "saliency": through.model if through else None,
         },
         {"grid": ordered, "layer": cam_layer(base), "seed": run.seed},
-        known={"mean": mean.flatten().tolist()},
+        known={"mean": mean.flatten().tolist(), "calibrate": key_of(run.data.calibrate.index)},
         parents=parents | ({"saliency": through.artifact} if through else {}),
     )
 
@@ -76,6 +78,7 @@ def consistency(
 def make_consistency(
     parts: Parts,
     *,
+    data: Dataset,
     base: Classifier,
     pairs: AdversarialSet,
     mean: torch.Tensor,
@@ -84,7 +87,10 @@ def make_consistency(
     layer: str,
     seed: int,
 ) -> tuple[dict, dict]:
-    """Both versions of each image, asked about under each modification of the grid."""
+    """Both versions of each image, asked about under each modification of the grid.
+
+    Calibration images are asked about too: they fix the threshold of an L1 distance.
+    """
     model, knobs = base.model, [dict(knob) for _, knob in grid]
     stored = to_float((pairs.x_adv * 255).round().to(torch.uint8))
     labels, labels_adv = (predict(model, x).argmax(1) for x in (pairs.x, stored))
@@ -97,7 +103,14 @@ def make_consistency(
         "adversarial_before": labels_adv,
         "mean": mean.clone(),
     }
-    sides = (("clean", pairs.x, labels, labels_adv), ("adversarial", stored, labels_adv, labels))
+    held = data.calibrate[:CALIBRATED].pixels()
+    labels_held = predict(model, held).argmax(1)
+    tensors["calibrate_before"] = labels_held
+    sides = (
+        ("clean", pairs.x, labels, labels_adv),
+        ("adversarial", stored, labels_adv, labels),
+        ("calibrate", held, labels_held, labels_held.roll(1)),
+    )
     for side, x, own, other in sides:
         laid = {}
         for kind in sorted({knob["maps"] for knob in knobs if "maps" in knob}):

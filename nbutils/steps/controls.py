@@ -10,7 +10,7 @@ from nbutils.evaluation import leaks
 from nbutils.evaluation.controls import measured
 from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import Classifier, classifier
-from nbutils.steps.detector import fittable, fitted
+from nbutils.steps.detector import fitted, usable
 from nbutils.steps.evaluation import once
 from nbutils.steps.run import Run
 from nbutils.store.artifacts import Parts
@@ -23,7 +23,7 @@ def controls(
     """The controls of the detector `name`, fitted on `attack`, on the test images and what it made
     of them.
     """
-    fittable(run, name)
+    usable(run, name)
     once(attack)
     found, artifact = fitted(run, name, attack, **knobs)
     pairs, base = adversarial(run, attack, "test", **knobs), classifier(run)

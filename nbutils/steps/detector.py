@@ -79,7 +79,7 @@ def _fitted(
     if name not in TRAINED:
         mean = mean_of(run) if needed == "mean" else None
         return build(name, base.model, mean=mean, layer=cam_layer(base)), None
-    fittable(run, name)
+    usable(run, name)
     pairs = adversarial(run, attack, "train", **knobs)
     through = learned_saliency(run) if needed == "saliency" else None
     settings = {**_recipe(run, name, variant), "seed": run.seed, "repetition": repetition}
@@ -147,12 +147,17 @@ def make_detector(
     return made.state(), record
 
 
-def fittable(run: Run, name: str) -> None:
-    """Refuse, in a sentence, to fit or calibrate on test pictures."""
-    if not (len(run.data.train) and len(run.data.calibrate)):
+def usable(run: Run, name: str) -> None:
+    """Refuse, in a sentence, to fit on test pictures, or to calibrate where none are held back."""
+    if name in TRAINED and not len(run.data.train):
         raise InputError(
             f"{run.data.name} has test pictures only: no detector ({name}) can be fitted or "
             "calibrated on them; add a train/ folder."
+        )
+    if not len(run.data.calibrate):
+        raise InputError(
+            f"{run.data.name} has no pictures held back to calibrate a detector ({name}) on: add "
+            "a train/ folder, or raise `calibrate` in CHANGES."
         )
 
 

@@ -2,14 +2,17 @@
 intervals.
 """
 
+import torch
+
 from nbutils import InputError
-from nbutils.data.images import Dataset
+from nbutils.data.images import Dataset, Images
 from nbutils.detectors.base import Detector, scores_of
 from nbutils.detectors.groups import TRAINED
 from nbutils.evaluation import leaks, metrics
+from nbutils.models.contract import predict
 from nbutils.steps.adversarial import AdversarialSet, adversarial
-from nbutils.steps.classifier import classifier
-from nbutils.steps.detector import fittable, fitted
+from nbutils.steps.classifier import Classifier, classifier
+from nbutils.steps.detector import fitted, usable
 from nbutils.steps.run import Memory, Run
 from nbutils.store.artifacts import Artifact, Parts
 from nbutils.store.fingerprints import key_of
@@ -37,7 +40,7 @@ def evaluation(
         an artifact with per-image scores `clean`, `adversarial` (fits, n), `calibrate` (fits, m)
         and the record of `metrics.evaluate`.
     """
-    fittable(run, name)
+    usable(run, name)
     once(test_attack)
     trained = name in TRAINED
     fits = (run.preset["detector_seeds"] if fits is None else fits) if trained else 1
@@ -58,6 +61,7 @@ def evaluation(
         make_evaluation,
         {
             "data": run.data,
+            "base": classifier(run),
             "pairs": pairs,
             "detectors": [made for made, _ in found],
             "contents": tuple(artifact.content for artifact in artifacts) or (name,),
@@ -82,6 +86,7 @@ def make_evaluation(
     parts: Parts,
     *,
     data: Dataset,
+    base: Classifier,
     pairs: AdversarialSet,
     detectors: list[Detector],
     contents: tuple,
@@ -100,6 +105,8 @@ def make_evaluation(
     if trained:
         leaks.sources_disjoint(data.train.index, pairs.index)
     leaks.sources_disjoint(data.calibrate.index, pairs.index)
+    right = memory.once(("calibration",), _read_rightly, base, data.calibrate)
+    leaks.calibration_held_out(right, base.test_logits.argmax(1) == data.test.y.cpu())
     tensors = {
         "clean": memory.once(("clean", contents), scores_of, detectors, pairs.x),
         "calibrate": memory.once(
@@ -110,6 +117,10 @@ def make_evaluation(
     decision = detectors[0].own_threshold
     record = metrics.evaluate(**tensors, success=pairs.success, decision=decision, seed=seed)
     return {**tensors, "index": pairs.index}, {**record, "collapses": collapses}
+
+
+def _read_rightly(base: Classifier, images: Images) -> torch.Tensor:
+    return (predict(base.model, images.x).argmax(1) == images.y).cpu()
 
 
 def once(attack: str) -> None:

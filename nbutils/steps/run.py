@@ -15,6 +15,7 @@ import torch
 
 from nbutils.data.images import Dataset
 from nbutils.data.splits import load
+from nbutils.models.published import PUBLISHED
 from nbutils.resources import checkout, from_here
 from nbutils.store.artifacts import Artifact, load_or_make
 from nbutils.store.fingerprints import key_of
@@ -63,6 +64,15 @@ class Run:
     def seed(self) -> int:
         return self.parameters["SEED"]
 
+    @property
+    def brought(self) -> bool:
+        """Whether the classifier was trained by others: the user's own, or a published one."""
+        weights = self.parameters["WEIGHTS"]
+        architecture = self.parameters["MODEL"] or self.preset["classifier"]
+        trained_on = PUBLISHED.get(architecture, {}).get("data")
+        own = ":" in architecture or weights not in ("", "none")
+        return own or (weights != "none" and trained_on == self.pictures)
+
     @cached_property
     def data(self) -> Dataset:
         counts = {name: self.preset[name] for name in ("train", "calibrate", "test")}
@@ -73,6 +83,7 @@ class Run:
             source=self.parameters["SOURCE"],
             classes=self.parameters["CLASSES"],
             device=self.device,
+            held_back_from="test" if self.brought else "train",
             **counts,
         )
 
