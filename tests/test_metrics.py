@@ -149,11 +149,13 @@ def test_difference_of_detection_is_paired_and_has_the_bootstraps_spread():
     assert difference == want and 0 < low < want < high < 0.2
     assert metrics.detection_difference(better, better, success, 0.05) == (0.0, [0.0, 0.0])
     other = torch.rand(400, generator=generator), worse[1]
-    rows = torch.from_numpy(np.random.default_rng([3, 6]).integers(400, size=(RESAMPLES, 400)))
+    rng, size = np.random.default_rng([3, 6]), (RESAMPLES, 400)
+    held, rows = (torch.from_numpy(rng.integers(400, size=size)) for _ in range(2))
 
-    def drawn(scores, r):
-        return metrics.detection_at(scores[0][r], scores[1][r[success[r]]], 0.05)
+    def drawn(scores, h, r):  # calibration images and source images are drawn apart
+        return metrics.detection_at(scores[0][h], scores[1][r[success[r]]], 0.05)
 
-    naive = interval(np.array([drawn(better, r) - drawn(other, r) for r in rows]))
+    pairs = [*zip(held, rows, strict=True)]
+    naive = interval(np.array([drawn(better, *pair) - drawn(other, *pair) for pair in pairs]))
     found = metrics.detection_difference(better, other, success, 0.05, seed=3)
     assert found[1] == pytest.approx(naive)

@@ -144,10 +144,3 @@ def test_claims_are_those_of_the_papers():
     assert claims["control"].str.len().min() > 4 and claims["claim"].str.len().min() > 10
     notebooks = {n for numbers in claims["notebooks"] for n in numbers}
     assert notebooks == {"03", "04", "05", "06", "07", "08", "09", "10"}
-
-
-def test_one_rule_for_verdicts():
-    assert papers.verdict(1.0) == papers.verdict(2 / 3, 1 / 6) == "holds"
-    assert papers.verdict(0.9, 0.2) == papers.verdict(0.5, 0.4) == papers.verdict(0.1) == "in part"
-    assert papers.verdict(0.0) == papers.verdict(0.3, 0.3) == papers.verdict(0.2, 0.8) == "does not"
-    assert papers.verdict(float("nan")) == "not testable here"

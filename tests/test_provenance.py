@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 
 from nbutils import steps
 from nbutils.resources import checkout
@@ -44,6 +45,14 @@ def test_of_the_published_results_those_of_digits_are_by_the_present_code():
     assert len(found) > 20
     stale = [name for name, why in found.items() if why and name.startswith("digits-quick-s0/")]
     assert not stale, f"run `make render`: {stale}"
+
+
+def test_every_room_is_installed():
+    """The list of packages is written by hand, since the project's data is one of them."""
+    found = {path.parent.name for path in (ROOT / "nbutils").glob("*/__init__.py")}
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    rooms = {name.partition(".")[2] for name in listed}
+    assert rooms == {"", "_data", *found}
 
 
 def test_the_module_installs_without_its_project(tmp_path):

@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from nbutils.models.building import build
 
 from nbutils import InputError, __main__, steps
 from nbutils.attacks import ATTACKS
@@ -32,7 +31,7 @@ from nbutils.saliency.grad_cam import grad_cam
 from nbutils.saliency.maps import between_0_and_1
 from nbutils.steps.controls import make_controls
 from nbutils.steps.detector import fitted
-from tests.conftest import ROOT, configure, python
+from tests.conftest import ROOT, NearestMean, configure, python
 
 MAKE = (
     "make",
@@ -184,11 +183,16 @@ class Own(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = build("digits_net", (1, 28, 28), 9 if self.fault == "classes" else 10, seed=7)
+        self.net = NearestMean()
 
     def forward(self, x):
         logits = self.net(x)
-        return {"softmax": logits.softmax(1), "nan": logits * float("nan")}.get(self.fault, logits)
+        faults = {
+            "softmax": logits.softmax(1),
+            "nan": logits * float("nan"),
+            "classes": logits[:, :9],
+        }
+        return faults.get(self.fault, logits)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,7 @@ def test_own_model_is_attacked_and_kept_apart(smoke, tmp_path):
     assert first.tensors.keys() == {"identity", "test_logits"}
     real = Own.forward
     try:
-        Own.forward = lambda self, x: real(self, 1 - x)  # the same weights, another function
+        Own.forward = lambda self, x: 2 * real(self, x)  # the same weights, another function
         again = steps.classifier(configure(tmp_path, MODEL=f"{__name__}:Own")).artifact
     finally:
         Own.forward = real
@@ -226,7 +230,9 @@ def test_weights_stand_in_for_training(smoke, tmp_path):
     state = {k: v for k, v in kept.tensors.items() if k != "test_logits"}
     torch.save(state, tmp_path / "weights.pt")
     run = configure(tmp_path, WEIGHTS=str(tmp_path / "weights.pt"))
-    assert steps.classifier(run).record["accuracy"] == kept.record["accuracy"]
+    base, x = steps.classifier(run), run.data.test.pixels()
+    assert torch.equal(predict(base.model, x), predict(steps.classifier(smoke).model, x))
+    assert base.record["n"] == len(run.data.test) and kept.content != base.artifact.content
     with pytest.raises(InputError, match="is no file"):
         steps.classifier(configure(tmp_path / "other", WEIGHTS="nowhere.pt"))
 
@@ -778,42 +784,48 @@ def test_paper_000s_carlini_wagner_searches_three_rounds(smoke):
         assert (setting["search_steps"], setting["steps"]) == (3, 1000)
 
 
+BROUGHT = """
+import os, torch
+from tests.conftest import NearestMean
+
+class Net(torch.nn.Module):
+    def __init__(self, t):
+        super().__init__()
+        self.net, self.t = NearestMean(), t
+
+    def forward(self, x):
+        return self.net(x) * self.t
+
+def make():
+    return Net(1.0).eval()
+
+def warm():
+    return Net(float(os.environ["TEMPERATURE"])).eval()
+"""
+
+
 def test_a_brought_model_is_known_by_its_file_its_state_and_its_logits(tmp_path, monkeypatch):
-    """A plain float of the factory's, and a helper edited in the file: neither is in the state
-    dict.
-    """
-    source = (
-        "import torch\nfrom nbutils.models.building import build\nclass Net(torch.nn.Module):\n  "
-        "  def __init__(self, t):\n        super().__init__()\n        self.net, self.t = "
-        "build('digits_net', (1, 28, 28), 10, seed=7), t\n    def forward(self, x):\n        "
-        "return self.net(x) * self.t\ndef make():\n    return Net(1.0).eval()\n"
-    )
+    """A plain float of the factory's, and a line of forward: neither is in the state dict."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    found = []
+    found, out = [], tmp_path / "out"
     edits = ("", ""), ("Net(1.0)", "Net(9.0)"), ("* self.t", "* self.t + 0 * x.sum()")
     for i, (old, new) in enumerate(edits):
-        (tmp_path / f"brought{i}.py").write_text(source.replace(old, new) if old else source)
+        source = BROUGHT.replace(old, new) if old else BROUGHT
+        (tmp_path / f"brought{i}.py").write_text(source)
         monkeypatch.setitem(sys.modules, "brought", importlib.import_module(f"brought{i}"))
-        found.append(steps.classifier(configure(tmp_path / "out", MODEL="brought:make")).artifact)
+        found.append(steps.classifier(configure(out, MODEL="brought:make")).artifact)
     assert len({one.content for one in found}) == 3
-    again = steps.classifier(configure(tmp_path / "out", MODEL="brought:make")).artifact
+    again = steps.classifier(configure(out, MODEL="brought:make")).artifact
     assert again.content == found[-1].content and again.seconds == found[-1].seconds
 
 
-def test_the_same_answers_under_another_state_are_asked_again(tmp_path, monkeypatch):
-    """A plain float that the factory reads from elsewhere: file and state are the same, answers
-    not.
-    """
-    monkeypatch.setenv("TEMPERATURE", "1")
-    (tmp_path / "warm.py").write_text(
-        "import os, torch\nfrom nbutils.models.building import build\nclass "
-        "Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        "
-        "self.net = build('digits_net', (1, 28, 28), 10, seed=7)\n        self.t = "
-        "float(os.environ['TEMPERATURE'])\n    def forward(self, x):\n        return self.net(x) "
-        "* self.t\ndef make():\n    return Net().eval()\n"
-    )
+def test_a_brought_model_that_answers_otherwise_is_measured_anew(tmp_path, monkeypatch):
+    """A plain float that the factory reads from elsewhere: file and state are the same."""
+    (tmp_path / "warm.py").write_text(BROUGHT)
     monkeypatch.syspath_prepend(str(tmp_path))
-    first = steps.classifier(configure(tmp_path / "out", MODEL="warm:make")).artifact
-    monkeypatch.setenv("TEMPERATURE", "1000")
-    second = steps.classifier(configure(tmp_path / "out", MODEL="warm:make")).artifact
-    assert second.content != first.content
+    contents = []
+    for temperature in ("1", "1000"):
+        monkeypatch.setenv("TEMPERATURE", temperature)
+        run = configure(tmp_path / "out", MODEL="warm:warm")
+        contents.append(steps.classifier(run).artifact.content)
+    assert contents[0] != contents[1]

@@ -11,18 +11,10 @@ from torch import nn
 from nbutils import InputError
 from nbutils.attacks.contract import check
 
-ITS = {  # its attacks and their knobs; of C&W those are the library's
-    "fgsm": ("eps", "norm"),
-    "bim": ("eps", "step", "steps", "norm"),
-    "pgd": ("eps", "step", "steps", "norm", "random_start"),
-    "carlini_wagner_l2": (
-        "binary_search_steps",
-        "max_iterations",
-        "lr",
-        "initial_const",
-        "confidence",
-    ),
-}
+ITS = ("fgsm", "bim", "pgd", "carlini_wagner_l2")
+SIZES = ("eps", "norm")  # knobs of fgsm
+STEPS = ("step", "steps", "random_start")  # and of those that take several
+SEARCH = ("binary_search_steps", "max_iterations", "lr", "initial_const", "confidence")  # of C&W
 
 
 def through_cleverhans(name: str) -> Callable[..., torch.Tensor]:
@@ -57,10 +49,12 @@ def _through_cleverhans(
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
     check(model, x, y, target)
+    known = SEARCH if name == "carlini_wagner_l2" else SIZES
+    known += STEPS if name in ("bim", "pgd") else ()
     for knob in knobs:
-        if knob not in ITS[name]:
+        if knob not in known:
             raise InputError(
-                f"{name} of cleverhans has no knob {knob!r}: it has {', '.join(ITS[name])}."
+                f"{name} of cleverhans has no knob {knob!r}: it has {', '.join(known)}."
             )
     order = {"linf": np.inf, "l2": 2}[norm]
     common = {"y": y if target is None else target, "targeted": target is not None}

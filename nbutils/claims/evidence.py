@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from nbutils.claims.rule import CEILING, LEAST_FOOLED, RETRIES, Cell
+from nbutils.claims.rule import CEILING, FALLS, LEAST_FOOLED, NOT_RUN, SURVIVES, Cell
+from nbutils.detectors.networks import RETRIES
 from nbutils.evaluation.intervals import at_the_edge, auroc_interval, wilson
 
 Row = dict
@@ -65,16 +66,47 @@ def few_fooled(success: float | None, n: int) -> str:
     """Why an attack is not admitted, or ""."""
     if success is None:
         return "success of the attack unknown"
-    return "" if success * n >= LEAST_FOOLED else f"attack fools fewer than {LEAST_FOOLED} images"
+    few = round(success * n) < LEAST_FOOLED
+    return f"attack fools fewer than {LEAST_FOOLED} images" if few else ""
 
 
-def unfit(a: Row, b: Row, key: str = "auroc", interval: str = "auroc_interval") -> str:
-    """Why a difference of detectors a - b (b the baseline) is not admitted, or ""."""
-    if a.get("collapses", 0) >= RETRIES or b.get("collapses", 0) >= RETRIES:
-        return "a detector collapsed"
-    if interval_of(b, key, interval)[0] <= 0.5:
-        return "baseline within its interval of chance"
-    return "both at the ceiling" if min(a[key], b[key]) > CEILING else ""
+def collapsed(*rows: Row) -> str:
+    """Whether a detector's fit ended in one answer for everything.
+
+    Tables of an older code count the fits that did so before a retry: as many as one fit may take.
+    """
+    for row in rows:
+        ended = row.get("collapsed")
+        if ended or (ended is None and row.get("collapses", 0) >= RETRIES):
+            return "a detector collapsed"
+    return ""
+
+
+def at_chance(row: Row, interval: str = "auroc_interval") -> str:
+    """Whether a baseline is within its interval of chance."""
+    low = interval_of(row, "auroc", interval)[0]
+    return "baseline within its interval of chance" if low <= 0.5 else ""
+
+
+def at_ceiling(a: Row, b: Row) -> str:
+    """Whether both sides of a difference are at the ceiling."""
+    return "both at the ceiling" if min(a["auroc"], b["auroc"]) > CEILING else ""
+
+
+def noise_control(rows: list[Row]) -> tuple[str, str]:
+    """The control that most detectors meet: noise of the attack's size.
+
+    It must be flagged less than half as often as the attack.
+
+    Args:
+        rows: with `flagged_noise_sign` and `flagged_adversarial`, an attack each.
+    """
+    noise = mean(row["flagged_noise_sign"] for row in rows)
+    attack = mean(row["flagged_adversarial"] for row in rows)
+    if noise != noise:
+        return NOT_RUN, ""
+    said = f"noise of the attack's size flagged {noise:.2f}, the attack {attack:.2f}"
+    return (FALLS if noise >= attack / 2 else SURVIVES), said
 
 
 def told(values: dict[str, float], form: str = ".2f") -> str:

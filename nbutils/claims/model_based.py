@@ -4,13 +4,16 @@ import numpy as np
 
 from nbutils.claims.evidence import (
     Published,
+    at_ceiling,
+    at_chance,
     cell,
+    collapsed,
     few_fooled,
     interval_of,
     mean,
+    noise_control,
     share,
     told,
-    unfit,
 )
 from nbutils.claims.rule import FALLS, NOT_RUN, SURVIVES, Cell, Evidence
 from nbutils.evaluation.distances import double_centred
@@ -107,7 +110,7 @@ def jsd_no_better(run: Published) -> Evidence:
     than a hundredth, interval and all. Control: the Jacobian alone must not find the attacks, or it
     is informative.
     """
-    cells = _differences(run, "id", "jsd", shown_above=-0.01)
+    cells = _differences(run, "id", "jsd", shown_above=-0.01, opposite_below=-0.01)
     alone = mean(row["auroc"] for row in run.rows("05", "replaced", detector="jacobian"))
     control = NOT_RUN if alone != alone else FALLS if alone >= 0.8 else SURVIVES
     return Evidence(cells, ALL, control, f"Jacobian alone {alone:.2f}")
@@ -138,8 +141,8 @@ def spd_finds_smaller(run: Published) -> Evidence:
     """000.C5: SPD trained on a large attack finds smaller ones where ID does not.
 
     Scope: the paper's three sets. Cells: those of C3 whose training attack has 1.5 times the rms of
-    the tested one, or more; both attacks change many values. Control: noise of the attack's size
-    must not be flagged by half of SPD's detectors.
+    the tested one, or more; both attacks change many values. Control: SPD must
+    flag noise of the attack's size less than half as often as the attack.
     """
     rms = {row["setting"]: row["rms"] for row in run.rows("02", "sizes")}
     rms |= {row["attack"]: row["rms"] for row in run.rows("05", "strength")}
@@ -154,9 +157,8 @@ def spd_finds_smaller(run: Published) -> Evidence:
         ):
             continue
         cells.append(one if None not in sizes else _refused(one, "sizes of the attacks unknown"))
-    noise = mean(row["flagged_noise_sign"] for row in run.rows("05", "controls", detector="spd"))
-    control = NOT_RUN if noise != noise else FALLS if noise >= 0.5 else SURVIVES
-    return Evidence(cells, ALL, control, f"SPD flags noise of the attack's size: {noise:.2f}")
+    control, said = noise_control(run.rows("05", "controls", detector="spd"))
+    return Evidence(cells, ALL, control, said)
 
 
 def only_saliency_sees_small(run: Published) -> Evidence:
@@ -173,20 +175,29 @@ def only_saliency_sees_small(run: Published) -> Evidence:
         rows = sorted(run.rows("05", "by_size", detector=name), key=lambda row: row["eps"])
         if not rows:
             continue
-        ends = [
-            (row["auroc"], *interval_of(row, "auroc", "interval")) for row in (rows[0], rows[-1])
-        ]
-        lowest = min(interval_of(row, "auroc", "interval")[0] for row in rows)
-        steps = ends[0][2] < 0.6 and ends[1][1] > 0.9
-        flat = lowest > 0.9
-        saliency = name in ("smd", "spd")
-        shown, opposite = (flat, steps) if saliency else (steps, flat)
-        value = 1.0 if shown else -1.0 if opposite else 0.0
-        cells.append(Cell(name, ends[0][0], value, value, rows[0]["n"]))
+        cells.append(_threshold(name, rows))
     spd, other = (_smallest(run, name) for name in ("spd", "spd_shuffled"))
     control = NOT_RUN if other != other else FALLS if other >= spd - 0.02 else SURVIVES
     said = f"smallest eps: spd {spd:.2f}, with a shuffled map {other:.2f}"
     return Evidence(cells, ALL, control, said)
+
+
+def _threshold(name: str, rows: list[dict]) -> Cell:
+    """How clearly a detector of C6 has a threshold (ID, JSD), or has none (SMD, SPD).
+
+    It has one by the smaller of .6 less the AUROC of the smallest size and that of the largest less
+    .9; it has none by its lowest AUROC less .9.
+    """
+    found = [(row["auroc"], *interval_of(row, "auroc", "interval")) for row in rows]
+    first, last, lowest = found[0], found[-1], min(found)
+    step = tuple(min(0.6 - first[i], last[j] - 0.9) for i, j in ((0, 0), (2, 1), (1, 2)))
+    flat = tuple(value - 0.9 for value in lowest)
+    own, other = (flat, step) if name in ("smd", "spd") else (step, flat)
+    if other[1] > 0:  # what is shown of the others is opposite here
+        own = (-other[0], -other[2], -other[1])
+    elif own[1] <= 0:
+        own = (own[0], min(own[0], 0.0), max(own[2], 0.0))
+    return cell(name, own, rows[0]["n"], refused=collapsed(*rows))
 
 
 def transfer_within_norm(run: Published) -> Evidence:
@@ -216,8 +227,7 @@ def transfer_within_norm(run: Published) -> Evidence:
         low, high = np.quantile(draws, [0.025, 0.975])
         found = (float(inside.mean() - outside.mean()), float(low), float(high))
         rows = run.rows("05", _table(run), detector=name)
-        dead = any(row.get("collapses", 0) >= 3 for row in rows)
-        refused = "a detector collapsed" if dead else ""
+        refused = collapsed(*rows)
         cells.append(cell(name, found, rows[0]["n"], refused=refused))
     return Evidence(cells, ALL, NOT_RUN, "equal sizes across norms: not run")
 
@@ -274,10 +284,13 @@ def _differences(run: Published, a: str, b: str, **edge: float) -> list[Cell]:
             bounds = paired.get((name, *keys.values()))
             if bounds:
                 found = (found[0], *sorted(sign * bound for bound in bounds))
-        baseline = base if a != "id" else row
-        refused = few_fooled(row.get("success"), row["n"]) or unfit(
-            row if baseline is base else base, baseline
-        )
+        baseline = b if a != "id" else a
+        own = {"fit_attack": row["fit_attack"], "test_attack": row["fit_attack"]}
+        learned = run.row("05", table, detector=baseline, **own)
+        refused = few_fooled(row.get("success"), row["n"]) or collapsed(row, base)
+        if not refused and learned and at_chance(learned):
+            refused = "the baseline has not learned its own attack"
+        refused = refused or at_ceiling(row, base)
         name = f"{keys['fit_attack']} -> {keys['test_attack']}"
         cells.append(cell(name, found, row["n"], refused=refused, **edge))
     return cells

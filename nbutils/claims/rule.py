@@ -1,15 +1,16 @@
 """How a verdict is reached: one rule for all claims, fixed before the numbers.
 
 A cell is one comparison with its interval. Which cells are admitted, the margins that make one
-shown or opposite, and the control that could overturn the claim stand with each claim. From there
-on:
+shown or opposite, and the control that could overturn the claim stand with each claim. The rest is:
 
 - **holds**: shown in two thirds of the admitted cells and opposite in a sixth at most;
-- **does not**: opposite more often than shown, or, of a claim on every attack, opposite in one
-cell; - **in part**: otherwise, where shown is more frequent than opposite; - **undecided**: fewer
-than three admitted cells, or more than half of them open; - **not testable here**: no admitted
-cell; - **outside the paper's scope**: pictures for which the paper makes no such claim; what the
-rule says there stands behind it, and counts in no summary.
+- **does not**: opposite more often than shown; of a claim on every attack, opposite in one cell;
+- **in part**: otherwise, where shown is more frequent than opposite;
+- **undecided**: fewer than three admitted cells, more than half of them open, or as many shown as
+  opposite;
+- **not testable here**: no admitted cell;
+- **outside the paper's scope**: pictures for which the paper makes no such claim; what the rule
+  says there stands behind it, and counts in no summary.
 
 The control is told beside it: "survives", "does not survive" or "not run".
 """
@@ -22,9 +23,7 @@ import numpy as np
 
 LEAST_FOOLED = 20  # images that an attack must fool
 CEILING = 0.98  # of both sides, where a claim is a difference
-RETRIES = 3  # fits that collapse before one is reported as collapsed
 LEAST_CELLS = 3
-DRAWS = 2000  # of the bootstrap over seeds
 
 HOLDS, IN_PART, DOES_NOT, UNDECIDED = "holds", "in part", "does not", "undecided"
 NOT_TESTABLE, OUTSIDE = "not testable here", "outside the paper's scope"
@@ -51,6 +50,10 @@ class Cell:
     opposite_below: float = 0.0
     copies: str = ""
     refused: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.refused and not self.low <= self.value <= self.high:
+            raise ValueError(f"{self.name}: {self.value} lies outside [{self.low}, {self.high}]")
 
     @property
     def state(self) -> str:
@@ -110,8 +113,7 @@ def judge(found: Sequence[Evidence], dataset: str) -> Verdict:
     pooled = merged(pooled_over_seeds(admitted))
     states = Counter(cell.state for cell in pooled)
     outcome = _outcome(states, len(pooled), any(one.every for one in found))
-    controls = [one.control for one in found]
-    control = max(set(controls), key=lambda word: (word == FALLS, controls.count(word)))
+    control = _control([one.control for one in found])
     if dataset not in found[0].scope:
         outcome = f"{OUTSIDE}: {outcome}"
     return Verdict(
@@ -137,7 +139,17 @@ def _outcome(states: Counter, n: int, every: bool) -> str:
         return UNDECIDED
     if states["shown"] >= 2 * n / 3 and states["opposite"] <= n / 6:
         return HOLDS
+    if states["shown"] == states["opposite"]:
+        return UNDECIDED
     return IN_PART if states["shown"] > states["opposite"] else DOES_NOT
+
+
+def _control(seeds: Sequence[str]) -> str:
+    """What most seeds with a control say; a claim that half of them overturn does not survive."""
+    run = [control for control in seeds if control != NOT_RUN]
+    if not run:
+        return NOT_RUN
+    return FALLS if run.count(FALLS) * 2 >= len(run) else SURVIVES
 
 
 def merged(cells: Sequence[Cell]) -> list[Cell]:
@@ -160,8 +172,8 @@ def merged(cells: Sequence[Cell]) -> list[Cell]:
 def pooled_over_seeds(seeds: Sequence[Sequence[Cell]]) -> list[Cell]:
     """Cells of the same name over seeds: the mean, and an interval with the seed as a cluster.
 
-    Seeds are drawn first, then each one's value from its own interval (as if it were normal). A
-    cell of one seed keeps its interval.
+    Student's t over the seeds' values, and never narrower than the images allow: with two or three
+    seeds a bootstrap of them covers far too little. A cell of one seed keeps its interval.
     """
     groups: dict[str, list[Cell]] = {}
     for cells in seeds:
@@ -171,11 +183,11 @@ def pooled_over_seeds(seeds: Sequence[Sequence[Cell]]) -> list[Cell]:
 
 
 def _pooled(group: Sequence[Cell]) -> Cell:
-    values = np.array([cell.value for cell in group])
-    spread = np.array([(cell.high - cell.low) / 3.92 for cell in group])
-    rng = np.random.default_rng(0)
-    rows = rng.integers(len(group), size=(DRAWS, len(group)))
-    means = (values[rows] + spread[rows] * rng.standard_normal(rows.shape)).mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
+    from scipy.stats import t
+
+    k, values = len(group), np.array([cell.value for cell in group])
+    between = t.ppf(0.975, k - 1) * values.std(ddof=1) / k**0.5
+    images = np.sqrt(sum(((cell.high - cell.low) / 2) ** 2 for cell in group)) / k
+    value, half = float(values.mean()), float(max(between, images))
     n = sum(cell.n for cell in group)
-    return replace(group[0], value=float(values.mean()), low=float(low), high=float(high), n=n)
+    return replace(group[0], value=value, low=value - half, high=value + half, n=n)

@@ -4,14 +4,18 @@ from nbutils.claims.evidence import (
     SIGNS,
     Published,
     Row,
+    at_ceiling,
+    at_chance,
     cell,
+    collapsed,
     few_fooled,
     interval_of,
     mean,
+    noise_control,
     share,
     told,
 )
-from nbutils.claims.rule import CEILING, FALLS, NOT_RUN, RETRIES, SURVIVES, Cell, Evidence
+from nbutils.claims.rule import FALLS, NOT_RUN, SURVIVES, Cell, Evidence
 
 ALL = ("mnist", "cifar10", "imagenet_subset")
 SMALL = ("mnist", "cifar10")
@@ -51,14 +55,13 @@ def jacobian_adds(run: Published) -> Evidence:
         cells.append(cell(attack, (row["auroc"], *row["interval"]), row["n"], refused=refused))
         if refused:
             continue
-        other = run.row("04", "jacobian_gain", difference="jsd - jsd_shuffled", attack=attack)
-        scalars = [
-            r["auroc"]
-            for r in run.rows("04", "scalars_and_stand_ins", attack=attack)
-            if r["detector"] in SCALARS
-        ]
-        beaten = bool(other) and other["interval"][0] > 0
-        passes.append(beaten and max(scalars, default=0) < own["jsd"]["auroc"])
+        pair = {"difference": "jsd - jsd_shuffled", "attack": attack}
+        other = run.row("04", "jacobian_gain", **pair)
+        simple = run.rows("04", "scalars_and_stand_ins", attack=attack)
+        scalars = [one["auroc"] for one in simple if one["detector"] in SCALARS]
+        if other and scalars:
+            beaten = other["interval"][0] > 0
+            passes.append(beaten and max(scalars) < own["jsd"]["auroc"])
     control = NOT_RUN if not passes else SURVIVES if mean(passes) >= 0.5 else FALLS
     said = f"beats another's Jacobian and every scalar on {sum(passes)} of {len(passes)} attacks"
     return Evidence(cells, ALL, control, said)
@@ -67,12 +70,12 @@ def jacobian_adds(run: Published) -> Evidence:
 def small_finds_large(run: Published) -> Evidence:
     """002.C3: trained on small perturbations it finds large ones, not the reverse.
 
-    Scope: MNIST, CIFAR-10, pictures of ImageNet. Cells: an attack at two levels, both of which
-    their own detector has learned (accuracy of .75): what training small costs on the large level
-    less what training large costs on the small one, each against the matched fit, turned so that
-    the claim is positive; shown above .05, opposite under -.05. Control: inside the row of the
-    large level, training small must cost less than .05, or it is only that large ones are easier
-    for everybody.
+    Scope: MNIST, CIFAR-10, pictures of ImageNet. Cells: an attack at two levels beside each other,
+    both of which their own detector has learned (accuracy of .75): what training small costs on the
+    large level less what training large costs on the small one, each against the matched fit,
+    turned so that the claim is positive; shown above .05, opposite under -.05. Control: inside the
+    row of the large level, training small must cost less than .05, or it is only that large ones
+    are easier for everybody.
     """
     cells, costs = [], []
     for attack in dict.fromkeys(row["attack"] for row in run.rows("04", "sizes")):
@@ -80,7 +83,7 @@ def small_finds_large(run: Published) -> Evidence:
         known = {(row["eps_fit"], row["eps_test"]): row for row in rows}
         levels = sorted({row["eps_fit"] for row in rows})
         for i, small in enumerate(levels):
-            for large in levels[i + 1 :]:
+            for large in levels[i + 1 : i + 2]:  # other pairs share their fits
                 one = _asymmetry(f"{attack} {small}, {large}", known, small, large)
                 cells.append(one)
                 if not one.refused:
@@ -239,25 +242,21 @@ def _few(run: Published, attack: str) -> str:
 def _unfit(jsd: Row, baseline: Row) -> str:
     if not (jsd and baseline):
         return "detector not measured"
-    if max(jsd.get("collapses", 0), baseline.get("collapses", 0)) >= RETRIES:
-        return "a detector collapsed"
-    if interval_of(baseline, "auroc", "interval")[0] <= 0.5:
-        return "baseline within its interval of chance"
-    return "both at the ceiling" if min(jsd["auroc"], baseline["auroc"]) > CEILING else ""
+    dead = collapsed(jsd, baseline) or at_chance(baseline, "interval")
+    return dead or at_ceiling(jsd, baseline)
 
 
 def _learned(row: Row, key: str) -> str:
-    if not row or row.get("collapses", 0) >= RETRIES:
-        return "a detector collapsed"
-    return "" if row[key] >= LEARNED else "the detector has not learned its own attack"
+    if not row:
+        return "detector not measured"
+    learned = row[key] >= LEARNED
+    return collapsed(row) or ("" if learned else "the detector has not learned its own attack")
 
 
 def _works(run: Published, row: Row) -> Cell:
     """The smaller of TPR and TNR."""
     value, low, high = share(min(row["tpr"], row["tnr"]), row["n"])
-    refused = _few(run, row["test_attack"])
-    if row.get("collapses", 0) >= RETRIES:
-        refused = "a detector collapsed"
+    refused = _few(run, row["test_attack"]) or collapsed(row)
     edge = {"shown_above": WORKS, "opposite_below": WORKS, "refused": refused}
     return cell(row["test_attack"], (value, low, high), row["n"], **edge)
 
@@ -278,11 +277,6 @@ def _asymmetry(name: str, known: dict, small: object, large: object) -> Cell:
 
 
 def _noise(run: Published, detector: str, rows: list[Row] | None = None) -> tuple[str, str]:
-    """Whether matched noise is flagged less than half as often as the attack, in the mean."""
+    """Whether matched noise is flagged less than half as often as the attacks that fool."""
     rows = run.rows("04", "controls", detector=detector) if rows is None else rows
-    noise = mean(row["flagged_noise_sign"] for row in rows)
-    attack = mean(row["flagged_adversarial"] for row in rows)
-    if noise != noise:
-        return NOT_RUN, ""
-    said = f"noise of the attack's size flagged {noise:.2f}, the attack {attack:.2f}"
-    return (FALLS if noise >= attack / 2 else SURVIVES), said
+    return noise_control([row for row in rows if not _few(run, row["attack"])])
