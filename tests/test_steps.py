@@ -31,6 +31,7 @@ from nbutils.saliency.grad_cam import grad_cam
 from nbutils.saliency.maps import between_0_and_1
 from nbutils.steps.controls import make_controls
 from nbutils.steps.detector import fitted
+from nbutils.steps.run import Memory
 from tests.conftest import ROOT, NearestMean, configure, python
 
 MAKE = (
@@ -666,6 +667,7 @@ def doubt(classifier, x):
 def controlled(run, pairs, found, **changed):
     """`make_controls` on these pairs."""
     inputs = {"data": run.data, "base": steps.classifier(run), "found": found, "pairs": pairs}
+    inputs["memory"] = Memory()
     settings = {"detector": "planted", "trained": True, "setting": pairs.setting}
     return make_controls(None, **inputs, **settings, fpr=0.05, seed=0, **changed)[1]
 

@@ -115,5 +115,6 @@ def told(values: dict[str, float], form: str = ".2f") -> str:
 
 
 def cell(name: str, found: tuple[float, float, float], n: int, **more: object) -> Cell:
-    """A cell from (value, low, high)."""
-    return Cell(name, *found, n, **more)
+    """A cell from (value, low, high); a bound that was rounded past the value is the value."""
+    value, low, high = found
+    return Cell(name, value, min(low, value), max(high, value), n, **more)

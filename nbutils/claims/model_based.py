@@ -73,6 +73,8 @@ def gradient_maps_stay(run: Published) -> Evidence:
         attack = row["attack"]
         learned = run.row("03", "effects", map="learned", attack=attack)
         other = run.row("03", "effects", map="cross_entropy_gradient", attack=attack)
+        if not learned:
+            continue
         n, known = row["n"], success.get(attack) or success.get(attack.removesuffix("_000"), {})
         sides = [(r["scaled"], *auroc_interval(r["scaled"], n, n)) for r in (learned, row)]
         refused = few_fooled(known.get("success"), n)
@@ -111,7 +113,7 @@ def jsd_no_better(run: Published) -> Evidence:
     is informative.
     """
     cells = _differences(run, "id", "jsd", shown_above=-0.01, opposite_below=-0.01)
-    alone = mean(row["auroc"] for row in run.rows("05", "replaced", detector="jacobian"))
+    alone = _mean_on_own(run, "replaced", "jacobian")
     control = NOT_RUN if alone != alone else FALLS if alone >= 0.8 else SURVIVES
     return Evidence(cells, ALL, control, f"Jacobian alone {alone:.2f}")
 
@@ -138,7 +140,7 @@ def spd_beats_id(run: Published) -> Evidence:
 
 
 def spd_finds_smaller(run: Published) -> Evidence:
-    """000.C5: SPD trained on a large attack finds smaller ones where ID does not.
+    """000.C5: SPD trained on a large attack finds smaller ones better than ID does.
 
     Scope: the paper's three sets. Cells: those of C3 whose training attack has 1.5 times the rms of
     the tested one, or more; both attacks change many values. Control: SPD must
@@ -211,6 +213,8 @@ def transfer_within_norm(run: Published) -> Evidence:
     for name in ("id", "jsd", "smd", "spd"):
         matrix, attacks = _matrix(run, name)
         if not attacks:
+            if run.rows("05", _table(run), detector=name):
+                cells.append(Cell(name, 0.0, -1.0, 1.0, 0, refused=few_fooled(0.0, 0)))
             continue
         norm = np.array([NORMS.get(attack.removesuffix("_000"), "linf") for attack in attacks])
         same = norm[:, None] == norm
@@ -239,18 +243,21 @@ def one_for_all(run: Published) -> Evidence:
     detector's; shown where it loses less than a twentieth, interval and all. Control: an attack
     left out of the mixture; found in a mean AUROC of .8 by detectors that never met it.
     """
-    cells = []
+    cells, without = [], []
     for row in run.rows("05", "mixture"):
-        n = row["n"]
-        sides = [(row[k], *auroc_interval(row[k], n, n)) for k in ("mixture", "own")]
-        name = f"{row['detector']} {row['attack']}"
-        dead = sides[1][1] <= 0.5
-        refused = "baseline within its interval of chance" if dead else ""
+        n, attack = row["n"], row["attack"].removesuffix("_000")
+        both = [(row[k], *auroc_interval(row[k], n, n)) for k in ("mixture", "own")]
+        keys = {"detector": row["detector"], "fit_attack": attack, "test_attack": attack}
+        own = run.row("05", _table(run), **keys)
+        refused = few_fooled(own.get("success"), n) or collapsed(own)
+        if not refused and both[1][1] <= 0.5:
+            refused = "baseline within its interval of chance"
         edge = {"shown_above": -0.05, "opposite_below": -0.05, "refused": refused}
-        cells.append(cell(name, square_and_add(*sides), n, **edge))
-    without = mean(row.get("without") for row in run.rows("05", "mixture"))
-    control = NOT_RUN if without != without else SURVIVES if without >= 0.8 else FALLS
-    return Evidence(cells, ALL, control, f"never met: {without:.2f}")
+        cells.append(cell(f"{row['detector']} {attack}", square_and_add(*both), n, **edge))
+        without += [] if refused else [row.get("without")]
+    never = mean(without)
+    control = NOT_RUN if never != never else SURVIVES if never >= 0.8 else FALLS
+    return Evidence(cells, ALL, control, f"never met: {never:.2f}")
 
 
 def _table(run: Published) -> str:
@@ -258,8 +265,10 @@ def _table(run: Published) -> str:
 
 
 def _matrix(run: Published, detector: str) -> tuple[np.ndarray, list[str]]:
-    """A detector's AUROCs, trained on x tested on, and the attacks."""
-    rows = run.rows("05", _table(run), detector=detector)
+    """A detector's AUROCs, trained on x tested on, and the attacks, of those that fool."""
+    every = run.rows("05", _table(run), detector=detector)
+    few = {r["test_attack"] for r in every if few_fooled(r.get("success"), r["n"])}
+    rows = [row for row in every if not {row["fit_attack"], row["test_attack"]} & few]
     attacks = list(dict.fromkeys(row["fit_attack"] for row in rows))
     known = {(row["fit_attack"], row["test_attack"]): row["auroc"] for row in rows}
     values = [[known.get((a, b), np.nan) for b in attacks] for a in attacks]
@@ -301,18 +310,16 @@ def _refused(one: Cell, why: str) -> Cell:
 
 
 def _stand_ins(run: Published, *, scalars: bool = False) -> tuple[str, str]:
-    """Whether SPD beats its stand-ins (and the best trivial scalar) on its own attacks, in the
-    mean.
+    """Whether SPD beats its stand-ins (and the best trivial scalar), in the mean over its own
+    attacks.
+
+    Attacks that fool fewer than 20 images do not count.
     """
-    level = {
-        name: mean(row["auroc"] for row in run.rows("05", "replaced", detector=name))
-        for name in ("spd", *STAND_INS)
-    }
+    level = {name: _mean_on_own(run, "replaced", name) for name in ("spd", *STAND_INS)}
     rivals = [level[name] for name in STAND_INS]
     if scalars:
-        rows = run.rows("05", "scalars")
-        for name in dict.fromkeys(row["detector"] for row in rows):
-            level[name] = mean(row["auroc"] for row in rows if row["detector"] == name)
+        for name in dict.fromkeys(row["detector"] for row in run.rows("05", "scalars")):
+            level[name] = _mean_on_own(run, "scalars", name)
             rivals.append(level[name])
     best = max((value for value in rivals if value == value), default=float("nan"))
     if level["spd"] != level["spd"] or best != best:
@@ -320,6 +327,17 @@ def _stand_ins(run: Published, *, scalars: bool = False) -> tuple[str, str]:
     shown = {name: value for name, value in level.items() if value == value}
     control = FALLS if best >= level["spd"] - 0.02 else SURVIVES
     return control, "mean AUROC on their own attack: " + told(shown)
+
+
+def _mean_on_own(run: Published, table: str, detector: str) -> float:
+    """The mean AUROC of a detector over the attacks that fool, each with a fit of its own."""
+    fooling = {
+        row["test_attack"]
+        for row in run.rows("05", _table(run))
+        if not few_fooled(row.get("success"), row["n"])
+    }
+    rows = run.rows("05", table, detector=detector)
+    return mean(row["auroc"] for row in rows if row["attack"].removesuffix("_000") in fooling)
 
 
 def _smallest(run: Published, detector: str) -> float:

@@ -20,8 +20,10 @@ def emphasis_changes_attacks(run: Published) -> Evidence:
     """
     cells = []
     for row in run.rows("06", "others", asked="none 0.2"):
-        sides = (share(row["detection"], row["fooled"]), share(1 - row["ospa"], row["n"]))
-        found = square_and_add(*sides) if row["fooled"] else (0.0, -1.0, 1.0)
+        found = (0.0, -1.0, 1.0)
+        if row["fooled"]:
+            sides = (share(row["detection"], row["fooled"]), share(1 - row["ospa"], row["n"]))
+            found = square_and_add(*sides)
         cells.append(cell(row["attack"], found, row["fooled"], refused=_few(row)))
     control, said = _other_maps(run, "none")
     return Evidence(cells, ALL, control, said)
@@ -35,18 +37,21 @@ def region_differs(run: Published) -> Evidence:
     attacked image about the old class; where that closes half of the gap, it was mostly the label
     that moved.
     """
-    cells, gaps = [], []
+    cells, gap, left = [], 0.0, 0.0
     for row in run.rows("06", "region"):
+        if row["noisy"] is None:  # no map of a fooled image has a region
+            continue
         bounds = row.get("interval")
         value = row["noisy"] - row["attacked"]
         refused = "" if bounds else "no interval (older table)"
         refused = refused or ("" if row.get("n", 0) >= LEAST_FOOLED else FEW)
-        low, high = bounds or (value, value)
-        found = (value, low, high)
+        found = (value, *(bounds or (value, value)))
         cells.append(cell(row.get("attack", "fgsm"), found, row.get("n", 0), refused=refused))
-        gaps.append((row["noisy"] - row["old class"]) / value if value else 1.0)
-    control = NOT_RUN if not gaps else SURVIVES if mean(gaps) >= 0.5 else FALLS
-    return Evidence(cells, ALL, control, f"of the gap, left for the old class: {mean(gaps):.2f}")
+        if not refused:
+            gap, left = gap + value, left + row["noisy"] - row["old class"]
+    control = NOT_RUN if gap <= 0 else SURVIVES if left >= gap / 2 else FALLS
+    said = f"of the gap, left for the old class: {left / gap:.2f}" if gap > 0 else ""
+    return Evidence(cells, ALL, control, said)
 
 
 def finds_four_fifths(run: Published) -> Evidence:
@@ -56,11 +61,10 @@ def finds_four_fifths(run: Published) -> Evidence:
     detected with nine tenths of the honest labels kept; shown above .8, opposite under it; a claim
     on every attack. Control: the same with 95 % kept.
     """
-    best = _best(run, "at_ospa_90")
+    best, strict = (_best(run, key) for key in ("at_ospa_90", "at_ospa_95"))
     cells = [_rate(attack, row["at_ospa_90"], row, 0.8) for attack, row in best.items()]
-    stricter = [row["at_ospa_95"] >= 0.8 for row in _best(run, "at_ospa_95").values()]
-    control = NOT_RUN if not stricter else SURVIVES if all(stricter) else FALLS
-    values = {attack: row["at_ospa_95"] for attack, row in _best(run, "at_ospa_95").items()}
+    values = {attack: row["at_ospa_95"] for attack, row in strict.items() if not _few(row)}
+    control = NOT_RUN if not values else SURVIVES if min(values.values()) >= 0.8 else FALLS
     return Evidence(cells, ALL, control, "at OSPA .95: " + told(values), every=True)
 
 
@@ -93,7 +97,8 @@ def zero_mean_detects(run: Published) -> Evidence:
             cells.append(replace(one, copies=attack))
     control, said = _noise(run, "zero_mean 0.0")
     dark, plain = run.row("06", "darker"), run.row("06", "grid", transform="zero_mean", theta=0.0)
-    if dark and plain and dark["detection"] >= plain["detection"] - 0.05:
+    known = None not in (dark.get("detection"), plain.get("detection"))
+    if known and dark["detection"] >= plain["detection"] - 0.05:
         control, said = FALLS, f"plain darkening detects {dark['detection']:.2f}; {said}"
     return Evidence(cells, ALL, control, said)
 
@@ -109,7 +114,7 @@ def map_adds(run: Published) -> Evidence:
     for row in run.rows("06", "adds", **{"grad_cam minus": "without"}):
         name = f"{row['attack']} {row['transform']} {row['theta']} at {row['ospa']}"
         refused = "" if row["n"] >= LEAST_FOOLED else FEW
-        found = (row["detection"], *row["interval"])
+        found = _interval(row, "detection")
         copies = f"{row['attack']} {row['transform']}"
         cells.append(cell(name, found, row["n"], refused=refused, copies=copies))
     control, said = _other_maps(run, "colour_reversing", "zero_mean")
@@ -133,14 +138,17 @@ def on_par_with_squeezing(run: Published) -> Evidence:
         edge = {"shown_above": -0.1, "opposite_below": -0.1, "copies": copies}
         refused = "" if row["n"] >= LEAST_FOOLED else FEW
         name = f"{row['attack']} {kind} at {row['ospa']}"
-        found = (row["minus joint squeezing"], *row["interval"])
+        found = _interval(row, "minus joint squeezing")
         cells.append(cell(name, found, row["n"], refused=refused, **edge))
-    behind = []
+    on_par = []
     for row in run.rows("06", "versus", ospa=95):
-        tuned = [r["at_ospa_95"] for r in run.rows("06", "squeezing", attack=row["attack"])]
-        behind += [row["detection"] >= max(tuned) - 0.1] if tuned else []
-    control = NOT_RUN if not behind else SURVIVES if mean(behind) >= 0.5 else FALLS
-    said = f"on par with the best single squeezer in {sum(behind)} of {len(behind)} settings"
+        theirs = run.rows("06", "squeezing", attack=row["attack"])
+        single = [r["at_ospa_95"] for r in theirs if ", " not in r["parameters"]]
+        asked = row["method"].endswith(" 0.1") and not row["method"].startswith("none")
+        if single and asked and row["n"] >= LEAST_FOOLED:
+            on_par.append(row["detection"] >= max(single) - 0.1)
+    control = NOT_RUN if not on_par else SURVIVES if mean(on_par) >= 0.5 else FALLS
+    said = f"on par with the best single squeezer in {sum(on_par)} of {len(on_par)} settings"
     return Evidence(cells, ALL, control, said)
 
 
@@ -152,15 +160,17 @@ def honest_labels_kept(run: Published) -> Evidence:
     on those whose attack succeeded; it survives where the two differ by less than a twentieth.
     """
     cells, apart = [], []
-    for row in run.rows("06", "grid", theta=0.1):
+    rows = run.rows("06", "grid", theta=0.1)
+    for row in rows:
         kind = row["transform"]
-        if kind == "none":
+        if kind == "none" or row["attack"] != rows[0]["attack"]:  # the same clean images
             continue
         found = (row["ospa"], *row["ospa_interval"])
         copies = "zero_mean" if kind.startswith("zero_mean") else kind
         edge = {"shown_above": KEPT, "opposite_below": KEPT, "copies": copies}
         cells.append(cell(kind, found, row["n"], **edge))
-        apart.append(abs(row["ospa"] - row["ospa_of_fooled"]))
+        if row["ospa_of_fooled"] is not None:
+            apart.append(abs(row["ospa"] - row["ospa_of_fooled"]))
     control = NOT_RUN if not apart else SURVIVES if max(apart) < 0.05 else FALLS
     return Evidence(
         cells, ALL, control, f"all clean and fooled differ by {max(apart, default=0):.2f}"
@@ -204,11 +214,19 @@ def _alone(row: Row, name: str = "") -> Cell:
     return cell(name or row["attack"], found, row["fooled"], refused=_few(row))
 
 
+def _interval(row: Row, key: str) -> tuple[float, float, float]:
+    """A paired difference with its interval; all that there can be, where nothing was fooled."""
+    if row[key] is None or None in row["interval"]:
+        return 0.0, -1.0, 1.0
+    return row[key], *row["interval"]
+
+
 def _best(run: Published, key: str) -> dict[str, Row]:
     """Of each attack the reading that detects most."""
     best: dict[str, Row] = {}
     for row in run.rows("06", "others"):
-        if row["attack"] not in best or row[key] > best[row["attack"]][key]:
+        known = best.get(row["attack"])
+        if row[key] is not None and (known is None or row[key] > known[key]):
             best[row["attack"]] = row
     return best
 
@@ -230,7 +248,7 @@ def _other_maps(run: Published, *transforms: str) -> tuple[str, str]:
     rows = [
         row
         for row in run.rows("06", "adds", **{"grad_cam minus": "shuffled"})
-        if row["transform"] in transforms
+        if row["transform"] in transforms and row["n"] >= LEAST_FOOLED
     ]
     better = [row["interval"][0] > 0 for row in rows]
     if not rows:

@@ -110,7 +110,7 @@ def strong_finds_weak(run: Published) -> Evidence:
         }
         pairs = [(s, w) for s in ("bim", "iterative_l2") for w in ("fgsm", "jsma")]
         found[table] = [
-            _asymmetry(f"{s}, {w}", known, s, w)
+            _asymmetry(f"{s}, {w}", known, s, w, _few(run, s) or _few(run, w))
             for s, w in pairs
             if {(s, s), (w, w), (s, w), (w, s)} <= set(known)
         ]
@@ -143,12 +143,15 @@ def fgsm_and_jsma_apart(run: Published) -> Evidence:
 def works_on_photographs(run: Published) -> Evidence:
     """002.C6: the method works on pictures of ImageNet.
 
-    Scope: pictures of ImageNet. Cells as of C1. Control: the image alone must do worse, and matched
-    noise must be flagged less than half as often as the attack.
+    Scope: pictures of ImageNet. Cells: as of C1. Control: the image alone must do worse, and
+    matched noise must be flagged less than half as often as the attack.
     """
     cells = [_works(run, row) for row in _own(run, "jsd")]
     control, said = _noise(run, "jsd")
-    alone = {d: mean(row["accuracy"] for row in _own(run, d)) for d in ("jsd", "id")}
+    rows = {d: {r["test_attack"]: r for r in _own(run, d)} for d in ("jsd", "id")}
+    both = [a for a in rows["jsd"] if a in rows["id"] and not _few(run, a)]
+    both = [a for a in both if not collapsed(rows["jsd"][a], rows["id"][a])]
+    alone = {d: mean(rows[d][a]["accuracy"] for a in both) for d in rows}
     if alone["id"] >= alone["jsd"] - 0.02:
         control = FALLS
     return Evidence(cells, ("imagenet_subset",), control, f"{said}; accuracy {told(alone)}")
@@ -180,12 +183,14 @@ def perturbation_follows_jacobian(run: Published) -> Evidence:
     cells, shares = [], []
     for row in run.rows("03", "rank_correlation"):
         attack, bounds = row["attack"], row.get("interval")
+        if row["attacked Jacobian"] is None or (bounds and None in bounds):
+            continue  # every map or every perturbation is constant
         refused = "" if bounds else "no interval (older table)"
         if attack.removesuffix("_000") in SIGNS:
             refused = "the perturbation is a sign: its ranks are ties"
         success = run.row("03", "000.table1", attack=attack.removesuffix("_000")).get("success")
         refused = refused or few_fooled(success, row["n"])
-        other = row.get("other image's perturbation", row["control"])
+        other = row.get("other image's perturbation", row.get("control", 0.0))
         value = row["attacked Jacobian"] - other
         low, high = bounds or (value, value)
         cells.append(cell(attack, (value, low, high), row["n"], refused=refused))
@@ -261,17 +266,18 @@ def _works(run: Published, row: Row) -> Cell:
     return cell(row["test_attack"], (value, low, high), row["n"], **edge)
 
 
-def _asymmetry(name: str, known: dict, small: object, large: object) -> Cell:
+def _asymmetry(name: str, known: dict, small: object, large: object, refused: str = "") -> Cell:
     """How much less training on `small` costs on `large` than the reverse, each against the matched
     fit.
     """
-    rows = [
-        known[pair] for pair in ((large, large), (small, large), (small, small), (large, small))
-    ]
+    pairs = ((large, large), (small, large), (small, small), (large, small))
+    if not set(pairs) <= set(known):
+        return Cell(name, 0.0, -1.0, 1.0, 0, refused="not measured")
+    rows = [known[pair] for pair in pairs]
     n, values = rows[0]["n"], [row["here"] for row in rows]
     value = -((values[0] - values[1]) - (values[2] - values[3]))
     half = 1.96 * sum(max(v * (1 - v), 1 / (4 * n)) / (2 * n) for v in values) ** 0.5
-    refused = _learned(rows[0], "here") or _learned(rows[2], "here")
+    refused = refused or _learned(rows[0], "here") or _learned(rows[2], "here")
     edge = {"shown_above": 0.05, "opposite_below": -0.05, "refused": refused}
     return cell(name, (value, value - half, value + half), n, **edge)
 

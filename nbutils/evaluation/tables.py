@@ -24,6 +24,7 @@ CELL = (
     "n_successful",
     "fits",
     "collapses",
+    "collapsed",
 )
 DIFFERENCE = ("difference", "fitted_on", "tested_on", "auroc", "low", "high", "n", "fits")
 KEYS = {  # the columns that name a row; all others are results
@@ -98,6 +99,7 @@ def cell(detector: str, fitted_on: str, tested_on: str, record: dict, success: f
         "n_successful": record["n_successful"],
         "fits": record["fits"],
         "collapses": record["collapses"],
+        "collapsed": record["collapsed"],
     }
 
 

@@ -23,8 +23,8 @@ from nbutils.saliency.maps import between_0_and_1, in_batches
 from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import Classifier, classifier
 from nbutils.steps.detector import mean_of
-from nbutils.steps.evaluation import once
-from nbutils.steps.run import Run
+from nbutils.steps.evaluation import held_out, once
+from nbutils.steps.run import Memory, Run
 from nbutils.steps.saliency import cam_layer, learned_saliency
 from nbutils.store.artifacts import Artifact, Parts
 from nbutils.store.fingerprints import key_of
@@ -66,6 +66,7 @@ def consistency(
             "data": run.data,
             "base": base,
             "pairs": pairs,
+            "memory": run.memory,
             "mean": mean,
             "saliency": through.model if through else None,
         },
@@ -81,6 +82,7 @@ def make_consistency(
     data: Dataset,
     base: Classifier,
     pairs: AdversarialSet,
+    memory: Memory,
     mean: torch.Tensor,
     saliency: SaliencyModel | None,
     grid: list,
@@ -91,6 +93,7 @@ def make_consistency(
 
     Calibration images are asked about too: they fix the threshold of an L1 distance.
     """
+    held_out(data, base, pairs, memory)
     model, knobs = base.model, [dict(knob) for _, knob in grid]
     stored = to_float((pairs.x_adv * 255).round().to(torch.uint8))
     labels, labels_adv = (predict(model, x).argmax(1) for x in (pairs.x, stored))

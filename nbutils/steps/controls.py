@@ -11,8 +11,8 @@ from nbutils.evaluation.controls import measured
 from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import Classifier, classifier
 from nbutils.steps.detector import fitted, usable
-from nbutils.steps.evaluation import once
-from nbutils.steps.run import Run
+from nbutils.steps.evaluation import held_out, once
+from nbutils.steps.run import Memory, Run
 from nbutils.store.artifacts import Parts
 from nbutils.store.fingerprints import key_of
 
@@ -32,7 +32,7 @@ def controls(
         "controls",
         f"{name}-{pairs.artifact.path.name}",
         make_controls,
-        {"data": run.data, "base": base, "found": found, "pairs": pairs},
+        {"data": run.data, "base": base, "found": found, "pairs": pairs, "memory": run.memory},
         {
             "detector": name,
             "trained": name in TRAINED,
@@ -52,6 +52,7 @@ def make_controls(
     base: Classifier,
     found: Detector,
     pairs: AdversarialSet,
+    memory: Memory,
     detector: str,
     trained: bool,
     setting: dict,
@@ -62,6 +63,7 @@ def make_controls(
     nothing to do.
     """
     n, more = len(pairs.x), {}
+    held_out(data, base, pairs, memory)
     if trained:
         fit, test = data.train, data.test[:n]
         leaks.sources_disjoint(fit.index, pairs.index, fit.x, test.x)

@@ -72,6 +72,7 @@ def evaluation(
             "trained": trained,
             "seed": run.seed,
             "collapses": sum(artifact.record["collapses"] for artifact in artifacts),
+            "collapsed": sum(artifact.record["collapsed"] for artifact in artifacts),
         },
         known={"calibrate": key_of(run.data.calibrate.index)},
         parents={
@@ -95,6 +96,7 @@ def make_evaluation(
     trained: bool,
     seed: int,
     collapses: int,
+    collapsed: int,
 ) -> tuple[dict, dict]:
     """Scores of clean and attacked test images, and of the calibration images, which fix the
     thresholds.
@@ -104,9 +106,7 @@ def make_evaluation(
     """
     if trained:
         leaks.sources_disjoint(data.train.index, pairs.index)
-    leaks.sources_disjoint(data.calibrate.index, pairs.index)
-    right = memory.once(("calibration",), _read_rightly, base, data.calibrate)
-    leaks.calibration_held_out(right, base.test_logits.argmax(1) == data.test.y.cpu())
+    held_out(data, base, pairs, memory)
     tensors = {
         "clean": memory.once(("clean", contents), scores_of, detectors, pairs.x),
         "calibrate": memory.once(
@@ -116,7 +116,15 @@ def make_evaluation(
     }
     decision = detectors[0].own_threshold
     record = metrics.evaluate(**tensors, success=pairs.success, decision=decision, seed=seed)
-    return {**tensors, "index": pairs.index}, {**record, "collapses": collapses}
+    record |= {"collapses": collapses, "collapsed": collapsed}
+    return {**tensors, "index": pairs.index}, record
+
+
+def held_out(data: Dataset, base: Classifier, pairs: AdversarialSet, memory: Memory) -> None:
+    """Thresholds come from images that are not tested, and that the classifier does not know."""
+    leaks.sources_disjoint(data.calibrate.index, pairs.index)
+    right = memory.once(("calibration",), _read_rightly, base, data.calibrate)
+    leaks.calibration_held_out(right, base.test_logits.argmax(1) == data.test.y.cpu())
 
 
 def _read_rightly(base: Classifier, images: Images) -> torch.Tensor:
