@@ -120,7 +120,7 @@ def judge(found: Sequence[Evidence], dataset: str) -> Verdict:
         outcome,
         control if pooled else NOT_RUN,
         ", ".join(f"{cell.name} {cell.value:.2f}" for cell in pooled),
-        "; ".join(dict.fromkeys(one.told for one in found if one.told)),
+        "; ".join(dict.fromkeys(one.told for one in found if one.told)) if pooled else "",
         states["shown"],
         states["opposite"],
         states["open"],
