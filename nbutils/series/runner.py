@@ -6,7 +6,10 @@ Needs Jupyter; imports no torch.
 import hashlib
 import json
 import os
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nbutils import InputError
@@ -196,15 +199,16 @@ def _execute(source: Path, target: Path, parameters: dict) -> str:
     part = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
     for attempt in (1, 2):
         try:
-            papermill.execute_notebook(
-                source,
-                part,
-                parameters=parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                cwd=str(checkout()),
-                config=_ipc(),
-            )
+            with _kernels() as config:
+                papermill.execute_notebook(
+                    source,
+                    part,
+                    parameters=parameters,
+                    kernel_name="python3",
+                    progress_bar=False,
+                    cwd=str(checkout()),
+                    config=config,
+                )
             os.replace(part, target)
             return ""
         except papermill.PapermillExecutionError as error:
@@ -219,13 +223,15 @@ def _execute(source: Path, target: Path, parameters: dict) -> str:
     return ""
 
 
-def _ipc():
+@contextmanager
+def _kernels() -> Iterator[object]:
     """Kernels talk over files in place of TCP ports: no two of them can race for a port, and nobody
-    listens on the network.
+    listens on the network. The files lie in a folder of their own, which goes with them.
     """
     from traitlets.config import Config
 
-    return Config({"KernelManager": {"transport": "ipc"}})
+    with tempfile.TemporaryDirectory(prefix="nbutils-", ignore_cleanup_errors=True) as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
 
 
 def _key(path: Path) -> str:
@@ -260,13 +266,11 @@ def render(*, say=print) -> int:
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-        NotebookClient(
-            notebook,
-            timeout=1800,
-            kernel_name="python3",
-            config=_ipc(),
-            resources={"metadata": {"path": str(checkout())}},
-        ).execute()
+        place = {"metadata": {"path": str(checkout())}}
+        with _kernels() as config:
+            NotebookClient(
+                notebook, timeout=1800, kernel_name="python3", config=config, resources=place
+            ).execute()
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
             if cell.cell_type == "code":
