@@ -4,17 +4,27 @@ One colour in the series for each attack and detector that is drawn, safe for co
 (Okabe, Ito).
 """
 
+import io
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from nbutils import InputError
+from nbutils.evaluation.intervals import wilson
 
 # Seven colours that readers of any eyesight tell apart (Okabe, Ito), black and greys; then styles.
 ORANGE, SKY, GREEN, BLUE = "#E69F00", "#56B4E9", "#009E73", "#0072B2"
+
+
 RED, PINK, BLACK, GREY = "#D55E00", "#CC79A7", "#000000", "#777777"
+
+
 STYLES = {
     "clean": (BLACK, "-"),
     "adversarial": (RED, "-"),
@@ -53,13 +63,32 @@ STYLES = {
     "gradient_norm": (ORANGE, "-"),
     "noise": (BLACK, ":"),
 }
+
+
 STRANGER = ("#AAAAAA", "-")
+
 
 LABELS = {
     "noise_sign": "sign noise",
     "noise_gaussian": "Gaussian noise",
     "swapped": "another image's perturbation",
 }
+SHORT = {  # attacks, where a figure has little room
+    "fgsm": "FGSM",
+    "bim": "BIM",
+    "mim": "MIM",
+    "pgd": "PGD",
+    "ddn": "DDN",
+    "iterative_l2": "iterative l2",
+    "deepfool": "DeepFool",
+    "jsma": "JSMA",
+    "carlini_wagner_l2": "C&W",
+}
+
+
+def short(name: str) -> str:
+    """An attack's name as a figure with little room has it."""
+    return SHORT.get(name, name)
 
 
 def colour(name: str) -> str:
@@ -261,3 +290,534 @@ def curve(
             lw=0,
         )
     return ax
+
+
+def shortened(name: str, most: int = 24) -> str:
+    """A name cut after a whole word, with an ellipsis; one long word stays whole."""
+    words = name.replace("_", " ").split()
+    kept = words[:1]
+    for word in words[1:]:
+        if len(" ".join([*kept, word])) > most - 2:
+            break
+        kept.append(word)
+    if len(" ".join(words)) <= most:
+        kept = words
+    return " ".join(kept) + (" …" if len(kept) < len(words) else "")
+
+
+def captioned(
+    rows: dict[str, torch.Tensor],
+    captions: Sequence[Sequence[str]],
+    *,
+    title: str = "",
+    size: float = 1.7,
+) -> Figure:
+    """Large images, each under a caption of its own: one row a label, (n,c,h,w) in [0,1] each."""
+    n = max((len(images) for images in rows.values()), default=1)
+    height = (size + 0.5) * len(rows) + (0.4 if title else 0)
+    figure, axes = plt.subplots(
+        len(rows),
+        n,
+        figsize=(min(8, max(5, 1.1 + size * n)), height),
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, (label, images), texts in zip(axes, rows.items(), captions, strict=True):
+        for ax in line:
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.set_frame_on(False)
+        for ax, image, text in zip(line, images, texts, strict=False):
+            picture(ax, image)
+            ax.set_title(text, fontsize=9)
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def magnified(delta: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """A perturbation (n,c,h,w) times k on middle grey, as a picture, and k: the largest change
+    shows.
+    """
+    k = max(1.0, float(f"{0.5 / delta.abs().max().clamp_min(1e-6).item():.1g}"))
+    return (0.5 + k * delta).clamp(0, 1), k
+
+
+def album(
+    images: torch.Tensor, captions: Sequence[str], *, columns: int = 4, title: str = ""
+) -> Figure:
+    """Images (n,c,h,w) in [0,1] in rows of `columns`, each under its caption."""
+    starts = range(0, len(images), columns)
+    rows = {" " * i: images[start : start + columns] for i, start in enumerate(starts)}
+    texts = [captions[start : start + columns] for start in starts]
+    return captioned(rows, texts, title=title)
+
+
+def attacked(
+    x: torch.Tensor, x_adv: torch.Tensor, names: Sequence[str], read: Sequence[str], label: str
+) -> Figure:
+    """One image under several attacks, a column each: clean, adversarial, perturbation.
+
+    A column's title says what the adversarial image is read as, and its frame whether that is
+    another label. Each perturbation is scaled by a k of its own, printed under it, around middle
+    grey.
+
+    Args:
+        x, x_adv: (n,c,h,w), the image under each of the n attacks `names`.
+        read: the names of the labels that the adversarial images are read as.
+        label: the name of the label that the clean image is read as.
+    """
+    n = len(names)
+    figure, axes = plt.subplots(
+        3, n, figsize=(min(8, 0.9 + 1.25 * n), 4.5), squeeze=False, layout="constrained"
+    )
+    for column, name, clean, adversarial, now in zip(axes.T, names, x, x_adv, read, strict=True):
+        delta = adversarial - clean
+        largest = delta.abs().max().item()
+        k = float(f"{0.5 / largest:.2g}") if largest else 0.0
+        for ax, image in zip(column, (clean, adversarial, 0.5 + k * delta), strict=True):
+            picture(ax, image)
+            ax.set(xticks=[], yticks=[])
+        fooled = now != label
+        said = f"✓ read as {now:.9}" if fooled else f"✗ still {label:.9}"
+        column[0].set_title(name.replace("_l2", "\nl2"), fontsize=9)
+        column[1].set_title(said, fontsize=9, color=RED if fooled else BLUE)
+        for side in column[1].spines.values():
+            side.set(color=RED if fooled else BLUE, linewidth=2.5)
+        column[2].set_xlabel(f"k = {k:g}" if largest else "no change", fontsize=9)
+    for ax, row in zip(axes[:, 0], ("clean", "adversarial", "perturbation\nx k"), strict=True):
+        ax.set_ylabel(row, fontsize=9)
+    return figure
+
+
+def dodged(
+    ax: Axes, places: Sequence[str], shares: dict[str, Sequence[float]], n: int, *, most: int = 6
+) -> Axes:
+    """Shares of n images at several places, with Wilson's intervals: the points of one place stand
+    side by side, so that none hides another. There are no lines: they would be shifted curves.
+
+    Args:
+        shares: for each name one share a place; the first `most` names are drawn.
+    """
+    drawn = list(shares.items())[:most]
+    for i, (name, values) in enumerate(drawn):
+        bounds = np.array([wilson(round(v * n), n) for v in values])
+        x = np.arange(len(places)) + 0.16 * (i - (len(drawn) - 1) / 2)
+        errors = np.clip([values - bounds[:, 0], bounds[:, 1] - values], 0, None)
+        style = {"color": colour(name), "ls": "none", "marker": "os^Dv*"[i % 6], "ms": 5}
+        ax.errorbar(x, values, yerr=errors, label=name, **style)
+    if not drawn:
+        ax.text(0.5, 0.5, "no such attack in this run", ha="center", transform=ax.transAxes)
+    ax.set_xticks(range(len(places)), places)
+    for edge in range(len(places) + 1):
+        ax.axvline(edge - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
+    ax.set(xlim=(-0.5, len(places) - 0.5), ylim=(-0.03, 1.05))
+    return ax
+
+
+def quartiles(ax: Axes, groups: dict[str, np.ndarray], *, smallest: float = 1e-7) -> Axes:
+    """Median and quartiles of groups of positive values on a logarithmic axis, a row each, the
+    first on top; a group without values is said to be empty.
+    """
+    for place, (name, values) in enumerate(groups.items()):
+        if len(values):
+            low, middle, high = np.quantile(np.clip(values, smallest, None), [0.25, 0.5, 0.75])
+            ax.plot([low, high], [place, place], color=colour(name), lw=4)
+            ax.plot(middle, place, "o", color="white", mec="black", ms=6)
+        else:
+            where = {"transform": ax.get_yaxis_transform(), "va": "center", "fontsize": 9}
+            ax.text(0.02, place, "empty: no success", **where)
+    labels = [f"{name} (n = {len(values)})" for name, values in groups.items()]
+    ax.set_yticks(range(len(groups)), labels, fontsize=9)
+    ax.set(xscale="log", ylim=(len(groups) - 0.5, -0.5))
+    ax.grid(axis="x", color="#DDDDDD")
+    return ax
+
+
+def map_gallery(
+    images: torch.Tensor,
+    maps: dict[str, torch.Tensor],
+    titles: Sequence[str] = (),
+    *,
+    caption: str = "",
+    each: bool = True,
+) -> Figure:
+    """Images (n,c,h,w) above their maps, one row of maps (n,1,h,w) a label, with a colour bar.
+
+    Args:
+        each: show every map on a scale from 0 to its own largest value, which is written under it;
+            otherwise all maps on one scale from 0 to 1. A map that is zero everywhere is said to be
+            empty.
+        caption: the title above all.
+    """
+    n, rows = len(images), 1 + len(maps)
+    high = 0.92 + 0.17 * each
+    figure, axes = plt.subplots(
+        rows,
+        n,
+        figsize=(min(8, 1.7 + 0.92 * n), high * rows + 0.9),
+        squeeze=False,
+        layout="constrained",
+    )
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.set_frame_on(False)
+    for ax, image in zip(axes[0], images, strict=True):
+        picture(ax, image)
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title(title, fontsize=9)
+    axes[0, 0].set_ylabel("image", rotation=0, ha="right", va="center", fontsize=9)
+    for line, (label, found) in zip(axes[1:], maps.items(), strict=True):
+        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        for ax, one in zip(line, found, strict=True):
+            drawn = saliency_map(ax, one, each=each)
+    bar = figure.colorbar(drawn, ax=axes[1:].ravel().tolist(), fraction=0.04, pad=0.02)
+    bar.set_label("share of the map's largest value" if each else "value of the map", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    if caption:
+        figure.suptitle(caption, fontsize=10)
+    return figure
+
+
+def saliency_map(ax: Axes, map_: torch.Tensor, *, each: bool = True) -> AxesImage:
+    """One map (1,h,w), >= 0, dark to bright; what is drawn on `ax`, for a colour bar.
+
+    Args:
+        each: on a scale from 0 to the map's largest value, which is written under it; otherwise
+            from 0 to 1. A map that is zero everywhere is said to be empty.
+    """
+    values = map_.detach().double().cpu()[0].numpy()
+    largest = values.max()
+    drawn = ax.imshow(
+        values / largest if each and largest > 0 else values,
+        cmap=plt.get_cmap("cividis", 20),  # steps of a twentieth, which also keep files small
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
+    if largest == 0:
+        ax.text(0.5, 0.5, "empty", transform=ax.transAxes, ha="center", va="center", fontsize=9)
+        ax.texts[-1].set_color("white")
+    elif each:
+        ax.set_xlabel(f"{largest:.1e}" if largest < 0.01 else f"{largest:.2f}", fontsize=8)
+        ax.xaxis.labelpad = 1
+    return drawn
+
+
+def marks(
+    ax: Axes,
+    places: Sequence[str],
+    heights: dict[str, Sequence[float]],
+    colours: Sequence[str] = (),
+) -> Axes:
+    """Values over places that have no order: a dot each, side by side, joined by no line.
+
+    Args:
+        heights: for each name one value a place; not-a-number is left out.
+        colours: one a name; without them those of the names.
+    """
+    where = np.arange(len(places))
+    colours = colours or [colour(name) for name in heights]
+    for i, ((name, values), shade) in enumerate(zip(heights.items(), colours, strict=True)):
+        shift = 0.14 * (i - (len(heights) - 1) / 2)
+        values = np.asarray(values, float)
+        ax.plot(where + shift, values, ls="", marker="o", ms=6, color=shade, label=name)
+    for edge in where[1:] - 0.5:
+        ax.axvline(edge, color="#DDDDDD", lw=0.8, zorder=0)
+    ax.set_xticks(where, places)
+    return ax
+
+
+def map_distance(
+    one: torch.Tensor, others: dict[str, torch.Tensor], *, name: str = "map"
+) -> Figure:
+    """What a distance of maps adds up: beside the first map (1,h,w) each other one and, under it,
+    the square of what parts them at every pixel, with the root of their mean written out.
+    """
+    figure, axes = plt.subplots(
+        2, 1 + len(others), figsize=(2.1 * (1 + len(others)), 3.9), layout="constrained"
+    )
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.set_frame_on(False)
+    saliency_map(axes[0, 0], one, each=False)
+    axes[0, 0].set_title(name, fontsize=9)
+    for ax, below, (label, other) in zip(axes[0, 1:], axes[1, 1:], others.items(), strict=True):
+        saliency_map(ax, other, each=False)
+        ax.set_title(label, fontsize=9)
+        square = (one - other).double().square()
+        drawn = saliency_map(below, square, each=False)
+        below.set_title(f"distance {square.mean().sqrt().item():.2f}", fontsize=9)
+    axes[1, 0].text(1, 0.5, "squared\ndifference", ha="right", va="center", fontsize=9)
+    bar = figure.colorbar(drawn, ax=axes.ravel().tolist(), fraction=0.04, pad=0.02)
+    bar.set_label("value of map, or squared difference", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+    return figure
+
+
+def rank_statistic(
+    ax: Axes, base: torch.Tensor, moved: torch.Tensor, effect: float, names: Sequence[str]
+) -> Axes:
+    """Two groups of distances, a dot each, with their medians; the title says `effect`, the share
+    of pairs in which the second group's is the larger (`distances.mann_whitney`).
+    """
+    rng = np.random.default_rng(0)
+    for place, values, shade in ((0, base, BLACK), (1, moved, RED)):
+        values = _array(values)
+        spread = place + rng.uniform(-0.22, 0.22, len(values))
+        ax.plot(spread, values, ls="", marker=".", ms=5, alpha=0.6, color=shade)
+        ax.plot([place - 0.28, place + 0.28], [np.median(values)] * 2, color=shade, lw=2)
+    counts = [f"{name}\nn = {len(v)}" for name, v in zip(names, (base, moved), strict=True)]
+    ax.set_xticks([0, 1], counts)
+    ax.set_xlim(-0.5, 1.5)
+    ax.set_title(f"effect {effect:.2f}", fontsize=10)
+    return ax
+
+
+def small_png(figure: Figure, colours: int = 256) -> bytes:
+    """A figure as a PNG of a palette: what is on the screen at a third of the size."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi, bbox_inches="tight", facecolor="white")
+    picture = Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    small = io.BytesIO()
+    picture.save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def in_small_files() -> None:
+    """From here on a notebook stores its figures by `small_png`, since a notebook with many
+    pictures of maps becomes too large to be kept in git. Outside a notebook it does nothing.
+    """
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is not None:
+        plt.switch_backend(plt.get_backend())  # the backend sets its own form when it first starts
+        shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
+
+
+def matrices(panels: dict[str, pd.DataFrame], *, across: int, title: str) -> Figure:
+    """Several matrices of numbers in [.5, 1] in one figure, `across` in a row.
+
+    Args:
+        panels: by title; rows are what a detector was trained on, columns what it was tested on.
+    """
+    down = max(1, -(-len(panels) // across))
+    size = min(3.0, 7.6 / across)
+    figure, axes = plt.subplots(
+        down,
+        across,
+        figsize=(size * across + 0.4, size * down),
+        squeeze=False,
+        layout="constrained",
+    )
+    for i, (ax, (name, values)) in enumerate(zip(axes.flat, panels.items(), strict=False)):
+        names = [[short(str(one)) for one in side] for side in (values.index, values)]
+        matrix(ax, values.to_numpy(float), *names, title=name, size=8)
+        ax.set_title(name, fontsize=9)
+        if i % across:
+            ax.set(ylabel="", yticklabels=[])
+        if i < len(panels) - across:
+            ax.set_xlabel("")
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def forest(
+    ax: Axes, places: Sequence[str], groups: dict[str, Sequence[tuple[float, float, float]]]
+) -> Axes:
+    """Values with their intervals, a line a place, at most six groups side by side; a line marks 0.
+
+    Args:
+        groups: for each name one (value, low, high) a place.
+    """
+    marks = ("o", "s", "^", "D", "v", "x")
+    colours = (BLACK, RED, SKY, GREEN, ORANGE, PINK)
+    for i, (name, values) in enumerate(groups.items()):
+        v, low, high = np.array(values, float).T
+        y = np.arange(len(places)) + (i - (len(groups) - 1) / 2) * 0.8 / len(groups)
+        errors = np.clip([v - low, high - v], 0, None)
+        style = {"color": colours[i], "marker": marks[i], "ls": "", "ms": 4, "elinewidth": 1}
+        ax.errorbar(v, y, xerr=errors, label=name, **style)
+    ax.axvline(0, color=GREY, lw=0.8)
+    ax.set_yticks(range(len(places)), [short(place) for place in places])
+    ax.invert_yaxis()
+    ax.tick_params(labelsize=9)
+    return ax
+
+
+def dots(
+    ax: Axes,
+    places: Sequence[str],
+    groups: dict[str, Sequence[tuple[float, float, float]]],
+    *,
+    few: Sequence[str] = (),
+    counts: dict[str, int] | None = None,
+) -> Axes:
+    """For each name one (value, low, high) a place, as a dot with its interval, side by side;
+    places are categories, so no line joins them.
+
+    Args:
+        few: groups of few images, drawn hollow and thin. counts: images a group, for the legend.
+    """
+    step = 0.8 / max(1, len(groups))
+    for i, (name, values) in enumerate(groups.items()):
+        v, low, high = np.array(values, float).reshape(-1, 3).T
+        at, chosen = np.arange(len(v)) + (i - (len(groups) - 1) / 2) * step, colour(name)
+        label = LABELS.get(name, name) + (f" (n = {counts[name]})" if counts else "")
+        _, style = STYLES.get(name, STRANGER)
+        ax.errorbar(
+            at,
+            v,
+            np.clip([v - low, high - v], 0, None),
+            fmt="s" if style != "-" else "o",
+            ms=5,
+            color=chosen,
+            mfc="white" if name in few else chosen,
+            elinewidth=0.6 if name in few else 1.4,
+            label=label,
+        )
+    for place in range(1, len(places)):
+        ax.axvline(place - 0.5, color="#DDDDDD", lw=0.8, zorder=0)
+    ax.set_xticks(range(len(places)), places)
+    ax.set_xlim(-0.5, len(places) - 0.5)
+    return ax
+
+
+def views_under_attack(
+    x: torch.Tensor,
+    x_adv: torch.Tensor,
+    views: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    *,
+    title: str = "",
+    k: float | None = None,
+) -> Figure:
+    """Clean and adversarial images and the perturbation x k, then of each view the clean image's
+    and the adversarial one's; a picture that is black all over is said to be empty.
+    """
+    delta = x_adv - x
+    k = k or max(1.0, float(f"{0.5 / delta.abs().max().clamp_min(1e-6).item():.1g}"))
+    rows = {
+        "clean": x,
+        "adversarial": x_adv,
+        f"perturbation\nx {k:g}": (0.5 + k * delta).clamp(0, 1),
+    }
+    for name, (clean, adversarial) in views.items():
+        rows[f"{name},\nclean"], rows[f"{name},\nadversarial"] = clean, adversarial
+    figure = gallery(rows, size=0.75)
+    for ax in figure.axes:
+        if ax.images and not np.any(ax.images[0].get_array()):
+            ax.text(
+                0.5,
+                0.5,
+                "empty",
+                transform=ax.transAxes,
+                color="white",
+                fontsize=9,
+                ha="center",
+                va="center",
+            )
+    figure.suptitle(title, fontsize=11, y=0.98)
+    return figure
+
+
+TRANSFORMS = {
+    "none": BLACK,
+    "colour_reversing": RED,
+    "zero_mean": BLUE,
+    "zero_mean_image": SKY,
+    "zero_mean_brightness": GREEN,
+    "zero_mean_undone": PINK,
+}  # paper 003's transformations, each in a colour of its own
+
+
+MOST_CURVES = 6  # on one axis
+
+
+def detection_against_ospa(
+    ax: Axes, table: pd.DataFrame, by: Sequence[str], *, bounds: str = "", marker: str = "o"
+) -> Axes:
+    """Detection against the share of clean images kept, a curve for each value of `by`.
+
+    Args:
+        table: columns `ospa`, `detection`, and those of `by`: "transform" gives the colour, a
+            "theta" of 0 a dashed line. No legend is drawn: that of several panels is one.
+        bounds: a column of intervals (low, high), drawn as bars.
+    Raises:
+        InputError: more than six curves.
+    """
+    groups = list(table.groupby(list(by), sort=False))
+    if len(groups) > MOST_CURVES:
+        raise InputError(f"{len(groups)} curves do not fit on one axis: choose {MOST_CURVES}.")
+    for key, rows in groups:
+        named = dict(zip(by, key, strict=True))
+        words = [str(named["transform"])]
+        if "theta" in named:
+            words.append(f"theta {named['theta']}")
+        style = {
+            "color": TRANSFORMS.get(named["transform"], STRANGER[0]),
+            "ls": "--" if named.get("theta") == 0 else "-",
+            "lw": 1.2 if named.get("theta") == 0 else 1.8,
+        }
+        curve(ax, rows["ospa"], rows["detection"], ", ".join(words), marker=marker, **style)
+        if bounds:
+            low, high = np.array(rows[bounds].tolist(), float).T
+            reach = np.clip([rows["detection"] - low, high - rows["detection"]], 0, None)
+            faint = {"color": style["color"], "alpha": 0.3, "ls": "none", "lw": 1}
+            ax.errorbar(rows["ospa"], rows["detection"], yerr=reach, **faint)
+    ax.set(xlim=(0.2, 1.01), ylim=(-0.02, 1.04), ylabel="share of successful attacks detected")
+    if not groups:
+        ax.text(0.6, 0.5, "no attack succeeded", ha="center", fontsize=9)
+    return ax
+
+
+def say_empty(axes: Sequence[Axes], maps: torch.Tensor) -> Sequence[Axes]:
+    """Write "empty" on the pictures of those maps (n,1,h,w) that have one value everywhere."""
+    for ax, one in zip(axes, maps, strict=False):
+        if one.amax() == one.amin():
+            middle = {"ha": "center", "va": "center", "transform": ax.transAxes}
+            ax.text(0.5, 0.5, "empty", color="white", fontsize=9, **middle)
+    return axes
+
+
+def ospa_panels(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    titles: dict[str, str],
+    *,
+    label: str,
+    bounds: str = "",
+    marker: str = "o",
+) -> Figure:
+    """`detection_against_ospa` of each attack in a panel of its own, with one legend below.
+
+    Args:
+        table: with a column `attack`.
+        titles: of each attack that is drawn.
+        label: of the axis of OSPA.
+    """
+    size = (3.8 * len(titles), 3.4)
+    figure, axes = plt.subplots(
+        1, len(titles), figsize=size, sharey=True, squeeze=False, layout="constrained"
+    )
+    for ax, (attack, title) in zip(axes[0], titles.items(), strict=True):
+        rows = table[table["attack"] == attack]
+        detection_against_ospa(ax, rows, by, bounds=bounds, marker=marker)
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel(label)
+        ax.label_outer()
+    named = {}
+    for ax in axes[0]:
+        handles, names = ax.get_legend_handles_labels()
+        named |= dict(zip(names, handles, strict=True))
+    if named:
+        place = {"loc": "outside lower center", "ncols": 3, "fontsize": 8}
+        figure.legend(named.values(), named.keys(), **place)
+    return figure

@@ -70,12 +70,12 @@ def jacobian_adds(run: Published) -> Evidence:
 def small_finds_large(run: Published) -> Evidence:
     """002.C3: trained on small perturbations it finds large ones, not the reverse.
 
-    Scope: MNIST, CIFAR-10, pictures of ImageNet. Cells: an attack at two levels beside each other,
-    both of which their own detector has learned (accuracy of .75): what training small costs on the
-    large level less what training large costs on the small one, each against the matched fit,
-    turned so that the claim is positive; shown above .05, opposite under -.05. Control: inside the
-    row of the large level, training small must cost less than .05, or it is only that large ones
-    are easier for everybody.
+    Scope: MNIST, CIFAR-10, pictures of ImageNet. Cells: an attack at two neighbouring levels, both
+    of which their own detector has learned (accuracy of .75). The cost of training at another level
+    is the accuracy that is lost against the detector that was trained at the tested level. A cell's
+    value is the cost of training large and testing small less the cost of training small and
+    testing large; shown above .05, opposite under -.05. Control: the second of these costs must not
+    exceed .05 on average, or large perturbations are only easier for every detector.
     """
     cells, costs = [], []
     for attack in dict.fromkeys(row["attack"] for row in run.rows("04", "sizes")):

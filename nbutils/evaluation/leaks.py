@@ -40,6 +40,12 @@ def attack_moves(x: torch.Tensor, x_adv: torch.Tensor, budget: float, norm: str 
         )
 
 
+def twins(train_x: torch.Tensor, test_x: torch.Tensor) -> int:
+    """How many of the test images (n,c,h,w) are byte for byte among the training images."""
+    seen = {image.tobytes() for image in train_x.cpu().numpy()}
+    return sum(image.tobytes() in seen for image in test_x.cpu().numpy())
+
+
 def sources_disjoint(
     train: torch.Tensor,
     test: torch.Tensor,
@@ -49,16 +55,14 @@ def sources_disjoint(
     """No source image on both sides of the split, by number and, where the images are given, by
     content.
     """
-    twins = np.intersect1d(train.cpu().numpy(), test.cpu().numpy())
-    if len(twins):
+    shared = np.intersect1d(train.cpu().numpy(), test.cpu().numpy())
+    if len(shared):
         raise Leak(
-            f"{len(twins)} source images stand on both sides of the split, the first is number "
-            f"{twins[0]}."
+            f"{len(shared)} source images stand on both sides of the split, the first is number "
+            f"{shared[0]}."
         )
     if train_x is not None and test_x is not None:
-        seen = {image.tobytes() for image in train_x.cpu().numpy()}
-        same = sum(image.tobytes() in seen for image in test_x.cpu().numpy())
-        if same:
+        if same := twins(train_x, test_x):
             raise Leak(f"{same} test images are byte for byte training images.")
 
 
