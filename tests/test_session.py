@@ -204,3 +204,13 @@ print(faults() - before)
 def test_memory_of_a_freed_tensor_is_used_again(tmp_path):
     done = python(tmp_path, code=FAULTS)
     assert int(done.stdout) < 1000, done.stderr  # 64 MiB are 16,384 pages
+
+
+def test_a_long_sentence_is_broken_between_words(capsys):
+    words = ["attacked"] * 40
+    session.say("two", *words)
+    session.say("  indented " + " ".join(words) + "\nshort")
+    lines = capsys.readouterr().out.split("\n")
+    assert max(map(len, lines)) <= 100
+    assert " ".join(lines).split() == ["two", *words, "indented", *words, "short"]
+    assert "short" in lines and sum(line.startswith("  ") for line in lines) == 4

@@ -63,7 +63,7 @@ def sources_disjoint(
         )
     if train_x is not None and test_x is not None:
         if same := twins(train_x, test_x):
-            raise Leak(f"{same} test images are byte for byte training images.")
+            raise Leak(f"{same} of the test images stand byte for byte among those of training.")
 
 
 def calibration_held_out(right: torch.Tensor, right_test: torch.Tensor) -> None:

@@ -162,9 +162,9 @@ def told(found: pd.DataFrame, noise: Mapping[str, float]) -> str:
         )
     return (
         f"The attacked picture is read as {attacked['read_as']} ({attacked['confidence']:.0%}), "
-        f"the clean one as {clean['read_as']} ({clean['confidence']:.0%}), and yet a value differs "
-        f"by {attacked['largest']:.1%} of the range at most. Of {noise['draws']} draws of noise of "
-        f"the same rms, {noise['changed']} change the reading."
+        f"the clean one as {clean['read_as']} ({clean['confidence']:.0%}), and yet no value "
+        f"differs by more than {attacked['largest']:.1%} of the range. Of {noise['draws']} draws "
+        f"of noise of the same rms, {noise['changed']} change the reading."
     )
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -343,6 +344,15 @@ def _plain(value: object) -> object:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value
+
+
+def say(*parts: object) -> None:
+    """Print sentences in lines of at most 100 columns, broken between words: a notebook breaks a
+    longer line wherever its window ends. Line ends and indents are kept.
+    """
+    for line in " ".join(map(str, parts)).split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        print(textwrap.fill(line, 100, subsequent_indent=indent, break_long_words=False))
 
 
 class Source:
