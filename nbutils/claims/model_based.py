@@ -47,7 +47,7 @@ def learned_map_moves(run: Published) -> Evidence:
         fooled, refused = row.get("n_fooled"), few_fooled(row["success"], row["n"])
         value, n = row["effect"], row["n"]
         if fooled is not None:
-            value, n = row["effect_fooled"], fooled
+            value, n = row["effect_fooled"], int(fooled)
         elif row["success"] < 0.95:
             refused = refused or "judged over images that were not fooled (older table)"
         low, high = auroc_interval(0.5 if value is None else value, n, row["n"])
@@ -257,7 +257,8 @@ def one_for_all(run: Published) -> Evidence:
         without += [] if refused else [row.get("without")]
     never = mean(without)
     control = NOT_RUN if never != never else SURVIVES if never >= 0.8 else FALLS
-    return Evidence(cells, ALL, control, f"never met: {never:.2f}")
+    measured = "never met: " + ("not run" if control == NOT_RUN else f"{never:.2f}")
+    return Evidence(cells, ALL, control, measured)
 
 
 def _table(run: Published) -> str:
