@@ -179,8 +179,8 @@ def histogram(
         ax.hist(
             scores,
             edges,
-            histtype="stepfilled",
-            alpha=0.45,
+            histtype="step" if name == "clean" else "stepfilled",  # seen through the others
+            alpha=1 if name == "clean" else 0.45,
             color=colour(name),
             label=f"{name} (n = {len(scores)})",
         )
@@ -401,11 +401,13 @@ def dodged(
         shares: for each name one share a place; the first `most` names are drawn.
     """
     drawn = list(shares.items())[:most]
+    marks = dict(zip(["fgsm", "bim", "mim", "pgd"], "os^D", strict=True))
     for i, (name, values) in enumerate(drawn):
         bounds = np.array([wilson(round(v * n), n) for v in values])
         x = np.arange(len(places)) + 0.16 * (i - (len(drawn) - 1) / 2)
         errors = np.clip([values - bounds[:, 0], bounds[:, 1] - values], 0, None)
-        style = {"color": colour(name), "ls": "none", "marker": "os^Dv*"[i % 6], "ms": 5}
+        mark = marks.get(name, "v*Ph"[i % 4])
+        style = {"color": colour(name), "ls": "none", "marker": mark, "ms": 5}
         ax.errorbar(x, values, yerr=errors, label=name, **style)
     if not drawn:
         ax.text(0.5, 0.5, "no such attack in this run", ha="center", transform=ax.transAxes)

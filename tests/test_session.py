@@ -206,11 +206,11 @@ def test_memory_of_a_freed_tensor_is_used_again(tmp_path):
     assert int(done.stdout) < 1000, done.stderr  # 64 MiB are 16,384 pages
 
 
-def test_a_long_sentence_is_broken_between_words(capsys):
+def test_a_long_sentence_is_broken_between_words():
     words = ["attacked"] * 40
-    session.say("two", *words)
-    session.say("  indented " + " ".join(words) + "\nshort")
-    lines = capsys.readouterr().out.split("\n")
+    text = session.wrapped("two", *words)
+    text += "\n" + session.wrapped("  indented " + " ".join(words) + "\nshort")
+    lines = text.split("\n")
     assert max(map(len, lines)) <= 100
-    assert " ".join(lines).split() == ["two", *words, "indented", *words, "short"]
+    assert text.split() == ["two", *words, "indented", *words, "short"]
     assert "short" in lines and sum(line.startswith("  ") for line in lines) == 4

@@ -346,13 +346,15 @@ def _plain(value: object) -> object:
     return value
 
 
-def say(*parts: object) -> None:
-    """Print sentences in lines of at most 100 columns, broken between words: a notebook breaks a
-    longer line wherever its window ends. Line ends and indents are kept.
+def wrapped(*parts: object) -> str:
+    """Sentences in lines of at most 100 columns, broken between words: a notebook breaks a longer
+    line wherever its window ends. Line ends and indents are kept.
     """
+    lines = []
     for line in " ".join(map(str, parts)).split("\n"):
         indent = line[: len(line) - len(line.lstrip())]
-        print(textwrap.fill(line, 100, subsequent_indent=indent, break_long_words=False))
+        lines.append(textwrap.fill(line, 100, subsequent_indent=indent, break_long_words=False))
+    return "\n".join(lines)
 
 
 class Source:
