@@ -112,7 +112,8 @@ def test_lab_wants_its_token_and_runs_notebook_00(tmp_path):
     import websocket
 
     token, port = uuid.uuid4().hex, 18000 + os.getpid() % 2000
-    lab = finished(["make", "-n", "lab", f"BIN={BIN}"]).stdout.splitlines()[-1]
+    dry = finished(["make", "--no-print-directory", "-n", "lab", f"BIN={BIN}"])
+    lab = dry.stdout.splitlines()[-1]
     command = [*shlex.split(lab), f"--port={port}", f"--IdentityProvider.token={token}"]
     env = {
         **os.environ,
