@@ -7,17 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from nbutils.evaluation import squares
 from nbutils.evaluation.distances import double_centred
-from nbutils.evaluation.intervals import wilson
 
 NORMS = {"jsma": "l0", "carlini_wagner_l2": "l2", "deepfool": "l2", "ddn": "l2"}
 NORMS |= {"iterative_l2": "l2"}  # other attacks tell theirs in their setting
 GROUPS = {  # of images: the column with the share flagged, the column with their number
-    "clean": ("flagged_clean_right", "n_clean_right"),
-    "misread": ("flagged_clean_wrong", "n_clean_wrong"),
-    "adversarial": ("flagged_adversarial", "n"),
-    "swapped": ("flagged_swapped", "n"),
-    "noise_sign": ("flagged_noise_sign", "n"),
+    group: squares.columns_of(group)
+    for group in ("clean", "misread", "adversarial", "swapped", "noise_sign")
 }
 
 
@@ -79,7 +76,7 @@ def square(rows: Sequence[dict] | pd.DataFrame, detector: str, value: str) -> pd
     table = pd.DataFrame(rows)
     names = table["fit_attack"].unique()
     part = table[table["detector"] == detector]
-    return part.pivot(index="fit_attack", columns="test_attack", values=value).loc[names, names]
+    return squares.square(part, value, fitted="fit_attack", tested="test_attack").loc[names, names]
 
 
 def on_diagonal(
@@ -182,10 +179,7 @@ def flagged(controls: Sequence[dict], detector: str) -> dict[str, list[tuple]]:
     interval; not-a-number where a group has no image.
     """
     rows = [row for row in controls if row["detector"] == detector]
-    return {
-        group: [_share(row[share], row[number]) for row in rows]
-        for group, (share, number) in GROUPS.items()
-    }
+    return {group: squares.flagged(rows, group) for group in GROUPS}
 
 
 def verdicts_told(verdicts: Sequence[dict]) -> str:
@@ -198,12 +192,6 @@ def verdicts_told(verdicts: Sequence[dict]) -> str:
         mark = "" if row["control"] == "survives" else "*"
         said.setdefault(outcome, []).append(row["claim"].partition(".")[2] + mark)
     return "; ".join(f"{outcome}: {', '.join(claims)}" for outcome, claims in said.items())
-
-
-def _share(value: float | None, n: int) -> tuple[float, float, float]:
-    if value is None or value != value or not n:
-        return (float("nan"),) * 3
-    return (value, *wilson(value * n, n))
 
 
 def _mean(values: np.ndarray) -> float:

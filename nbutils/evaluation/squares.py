@@ -8,12 +8,17 @@ import pandas as pd
 from nbutils.evaluation.intervals import wilson
 
 
-def square(cells: pd.DataFrame, measure: str) -> pd.DataFrame:
+def square(
+    cells: pd.DataFrame, measure: str, *, fitted: str = "fitted_on", tested: str = "tested_on"
+) -> pd.DataFrame:
     """One measure of one detector's cells as a matrix: a row what it was fitted on, a column what
     it was tested on, both in the order of the cells.
+
+    Args:
+        fitted, tested: the columns that say so.
     """
-    wide = cells.pivot(index="fitted_on", columns="tested_on", values=measure)
-    return wide.loc[cells["fitted_on"].unique(), cells["tested_on"].unique()]
+    wide = cells.pivot(index=fitted, columns=tested, values=measure)
+    return wide.loc[cells[fitted].unique(), cells[tested].unique()]
 
 
 def costs(accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -52,19 +57,27 @@ def recorded(cells: pd.DataFrame, **names: str) -> list[dict]:
     return rows
 
 
+def columns_of(group: str) -> tuple[str, str]:
+    """Of `controls.measured`: the column with the share flagged of a group of images, and the
+    column with their number. The group is adversarial, swapped, noise_sign, noise_gaussian; clean:
+    clean images that the classifier reads rightly; misread: those that it does not.
+    """
+    if group == "clean":
+        return "flagged_clean_right", "n_clean_right"
+    if group == "misread":
+        return "flagged_clean_wrong", "n_clean_wrong"
+    return f"flagged_{group}", "n"
+
+
 def flagged(rows: Iterable[Mapping], group: str) -> list[tuple[float, float, float]]:
-    """The share of a group of images that each row's detector flags, with Wilson's interval.
+    """The share of a group of images (`columns_of`) that each row's detector flags, with Wilson's
+    interval; not-a-number where the group has no image.
 
     Args:
         rows: of `controls.measured`.
-        group: adversarial, swapped, noise_sign, noise_gaussian; or clean: clean images that the
-            classifier reads rightly.
     """
-    column, count = f"flagged_{group}", "n"
-    if group == "clean":
-        column, count = "flagged_clean_right", "n_clean_right"
-    shares = [(row[column] or 0.0, row[count]) for row in rows]
-    return [(share, *wilson(round(share * n), n)) for share, n in shares]
+    share, number = columns_of(group)
+    return [_share(row[share], row[number]) for row in rows]
 
 
 def lead(differences: pd.DataFrame, a: str, b: str) -> str:
@@ -89,3 +102,9 @@ def lead(differences: pd.DataFrame, a: str, b: str) -> str:
 
 def _named(names: list[str]) -> str:
     return f" ({', '.join(names)})" if names else ""
+
+
+def _share(value: float | None, n: int) -> tuple[float, float, float]:
+    if value is None or value != value or not n:
+        return (float("nan"),) * 3
+    return (value, *wilson(round(value * n), n))
