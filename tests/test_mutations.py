@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate, linear
 from nbutils import InputError
 from nbutils.attacks.carlini_wagner import carlini_wagner_l2
 from nbutils.attacks.gradient import bim, fgsm
+from nbutils.data.images import Images, to_levels
 from nbutils.detectors.base import Detector, scores
 from nbutils.detectors.building import bank_for
 from nbutils.detectors.building import build as build_detector
@@ -85,14 +86,81 @@ def test_twins_across_the_split():
         leaks.sources_disjoint(number[:10], number[10:], x[:10], torch.cat([x[10:], x[:1]]))
 
 
-def test_eight_bit_residue_on_one_side(guarded):
+def fractions(x):
+    return (255 * x - (255 * x).round()).abs().flatten(1).mean(1)
+
+
+def judged(detector, clean, adversarial):
+    return leaks.storage_format(detector, clean, adversarial, torch.arange(len(clean)))
+
+
+def test_who_reads_the_storage_format_is_named_also_beside_an_honest_signal(guarded):
     clean = (255 * torch.rand(60, 1, 12, 12)).round() / 255
-    residue = (clean + 0.3 / 255 * torch.rand_like(clean)).clamp(0, 1)
-    reader = Scored(guarded, lambda x: ((255 * x) - (255 * x).round()).abs().flatten(1).mean(1))
-    with pytest.raises(leaks.Leak, match="storage format"):
-        leaks.eight_bit(reader, clean, residue)
-    honest = Scored(guarded, brightness)
-    assert leaks.eight_bit(honest, clean, (clean + 0.2).clamp(0, 1))["rounded"] > 0.9
+    y = guarded(clean).argmax(1)
+    attacked = fgsm(guarded, clean, y, eps=20.3 / 255)
+    sure = build_detector("max_softmax", guarded)
+    readers = {
+        "alone": fractions,
+        "beside doubt": lambda x: fractions(x) + 0.05 * sure.score(x).float(),
+        "as a count": lambda x: (fractions(x) > 0.01).float() + 0.05 * sure.score(x).float(),
+        "turned": lambda x: 0.05 * sure.score(x).float() - fractions(x),
+    }
+    for function in readers.values():
+        with pytest.raises(leaks.Leak, match="storage format"):
+            judged(Scored(guarded, function), clean, attacked)
+    trained = build_detector("id", guarded)
+    trained.fit(clean, attacked, torch.arange(60), Recipe("digits_net", Training(12)))
+    for honest in (sure, trained, Scored(guarded, brightness)):
+        assert judged(honest, clean, attacked)["fractions"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_who_sees_all_noise_and_lives_on_the_attacks_is_not_accused(guarded):
+    flat = torch.linspace(0.2, 0.8, 60).mul(255).round().div(255).view(-1, 1, 1, 1)
+    clean = flat.expand(60, 1, 12, 12).clone()
+    attacked = fgsm(guarded, clean, guarded(clean).argmax(1), eps=20.3 / 255)
+    found = judged(build_detector("noise", guarded), clean, attacked)
+    assert found["fractions"] > 0.9 and found["raw"] == pytest.approx(found["rounded"], abs=0.02)
+
+
+@pytest.mark.parametrize("dark", [False, True])  # on black ground half of it is cut away
+def test_an_honest_detector_of_less_than_half_a_level_is_not_accused(guarded, dark):
+    drawn = torch.Generator().manual_seed(3)
+    clean = (255 * torch.rand(60, 1, 12, 12, generator=drawn)).round() / 255
+    if dark:
+        clean[:, :, :8] = 0
+    pattern = torch.randn(1, 1, 6, 12, generator=drawn).sign()
+    pattern = torch.stack([pattern, -pattern], 3).flatten(2, 3)  # as many up as down, everywhere
+    attacked = (clean + 0.45 / 255 * pattern).clamp(0, 1)
+    filtered = (clean * pattern).flatten(1).sum(1)
+
+    def matched(x):  # as one that knows the image would see it
+        return (x * pattern).flatten(1).sum(1) - filtered
+
+    found = judged(Scored(guarded, matched), clean, attacked)
+    assert found["rounded"] == 0.5  # as a rule for naming readers this would be a false alarm
+    assert found["fractions"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_attacks_that_end_on_levels_have_no_fractions(guarded):
+    clean = (255 * torch.rand(20, 1, 12, 12)).round() / 255
+    attacked = to_levels(fgsm(guarded, clean, guarded(clean).argmax(1), eps=20.3 / 255))
+    carried = leaks.with_fractions(clean, attacked, torch.arange(20))
+    assert torch.equal(carried, to_levels(clean))
+    assert judged(Scored(guarded, fractions), clean, attacked)["fractions"] == 0.5
+    some = leaks.with_fractions(clean[3:5], attacked[3:5] + 0.001, torch.arange(3, 5))
+    both = leaks.with_fractions(clean, attacked + 0.001, torch.arange(20))
+    assert torch.equal(some, both[3:5]) and both.min() >= 0 and both.max() <= 1
+
+
+def test_a_detector_that_says_the_same_of_everything_is_named(guarded):
+    x, x_adv, index = pairs()
+    for constant in (0.0, 3.5):
+        detector = Scored(guarded, lambda x, c=constant: torch.full((len(x),), c))
+        test = Images((255 * x).byte(), torch.zeros(len(x), dtype=torch.long), index)
+        with pytest.raises(leaks.Leak, match="same score"):
+            controls.measured(detector, x, x_adv, index, test, x)
+        assert controls.measured(detector, x, x_adv, index, test, x, collapsed=True)["auroc"] == 0.5
+    leaks.says_something(np.array([0.0, 0.0]), np.array([0.0, 1e-6]))
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -9,6 +9,7 @@ from nbutils import InputError
 from nbutils.attacks.contract import attack, counts, sizes, unit_ball
 from nbutils.attacks.geometry import direction, l2_norm
 from nbutils.attacks.objective import Objective, loss_gradient
+from nbutils.data.images import to_levels
 
 
 @attack
@@ -65,6 +66,6 @@ def ddn(
         delta *= eps / l2_norm(delta).clamp_min(torch.finfo(x.dtype).tiny)
         x_adv = delta.add_(x).clamp_(0, 1)
         if levels:
-            x_adv = x_adv.mul_(levels - 1).round_().div_(levels - 1)
+            x_adv = to_levels(x_adv, levels)
         delta = x_adv - x
     return best

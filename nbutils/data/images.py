@@ -58,6 +58,14 @@ def to_float(x: torch.Tensor) -> torch.Tensor:
     return x.float().div_(torch.full((1,), 255.0, device=x.device)) if x.dtype == torch.uint8 else x
 
 
+def to_levels(x: torch.Tensor, levels: int = 256) -> torch.Tensor:
+    """Images in [0,1] as a picture of so many levels stores them (256: 8 bits): the nearest k /
+    (levels - 1), the same bits on every device and as `to_float` reads them.
+    """
+    last = torch.full((1,), levels - 1.0, device=x.device, dtype=x.dtype)
+    return (x * (levels - 1)).round_().div_(last)
+
+
 def two_parts(train: Sequence[torch.Tensor], test: Sequence[torch.Tensor]) -> tuple[Images, Images]:
     """Official parts; the test images are numbered after the training images."""
     n = len(train[0])

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from nbutils import InputError
+from nbutils.data.images import to_levels
 from nbutils.detectors.consistency import Consistency
 
 Images = torch.Tensor
@@ -14,7 +15,7 @@ Images = torch.Tensor
 
 def bit_depth(x: Images, bits: int) -> Images:
     """Values rounded to 2^bits levels."""
-    return (x * (2**bits - 1)).round() / (2**bits - 1)
+    return to_levels(x, 2**bits)
 
 
 def median(x: Images, size: int) -> Images:

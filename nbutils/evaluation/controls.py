@@ -12,7 +12,7 @@ from nbutils.attacks.geometry import l2_norm
 from nbutils.data.images import Images
 from nbutils.detectors.base import Detector, scores, threshold_at
 from nbutils.evaluation.intervals import wilson
-from nbutils.evaluation.leaks import batch_composition, eight_bit
+from nbutils.evaluation.leaks import batch_composition, says_something, storage_format
 from nbutils.evaluation.metrics import auroc
 from nbutils.models.contract import predict
 
@@ -77,6 +77,7 @@ def measured(
     calibrate: torch.Tensor,
     *,
     right: torch.Tensor | None = None,
+    collapsed: bool = False,
     fpr: float = 0.05,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -87,10 +88,11 @@ def measured(
         test: clean test images, for the third group: those that the classifier gets wrong without
             any attack (MOST of each group are scored).
         right: (n,) which of them it gets right; None: asked here.
+        collapsed: its training is known to have failed, so that it may say the same of everything.
     Returns:
-        auroc, and auroc_8bit: both sides rounded; auroc_jpeg: both sides through JPEG, so that
-            neither side
-        alone has such a past;
+        auroc, and auroc_8bit: both sides rounded; auroc_fractions: clean images with the attack's
+            fractions of a level alone; auroc_jpeg: both sides through JPEG, so that neither side
+            alone has such a past;
         auroc_within_class: clean and adversarial images of the same *predicted* class only;
         auroc_noise_*: clean images with noise of the attack's rms, in the attack's place;
             auroc_swapped:
@@ -102,9 +104,13 @@ def measured(
     batch_composition(detector, x, x_adv)
     model, threshold = detector.classifier, threshold_at(scores(detector, calibrate), fpr)
     clean, adversarial = (scores(detector, part).numpy(force=True) for part in (x, x_adv))
+    if not collapsed:
+        says_something(clean, adversarial)
+    stored = storage_format(detector, x, x_adv, index)
     out = {
         "auroc": auroc(clean, adversarial),
-        "auroc_8bit": eight_bit(detector, x, x_adv)["rounded"],
+        "auroc_8bit": stored["rounded"],
+        "auroc_fractions": stored["fractions"],
     }
     jpeg, jpeg_adv = (scores(detector, through_jpeg(part)).numpy(force=True) for part in (x, x_adv))
     out["auroc_jpeg"] = auroc(jpeg, jpeg_adv)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from nbutils.attacks.carlini_wagner import through_tanh
+from nbutils.data.images import to_levels
 from nbutils.detectors.base import Detector, scores
 from nbutils.evaluation.distances import mann_whitney
 from nbutils.evaluation.metrics import auroc
@@ -217,21 +218,77 @@ def in_float64(detector: Detector) -> Detector:
     return made
 
 
-def eight_bit(
-    detector: Detector, clean: torch.Tensor, adversarial: torch.Tensor, tolerance: float = 0.2
+def storage_format(
+    detector: Detector,
+    clean: torch.Tensor,
+    adversarial: torch.Tensor,
+    index: torch.Tensor,
+    tolerance: float = 0.02,
 ) -> dict[str, float]:
-    """AUROC before and after both sides are rounded to 8 bits; a fall by more than `tolerance`
-    means that it reads the storage format.
+    """A detector of attacks does not live on values that no 8-bit picture holds.
+
+    Two questions, for either alone accuses the innocent. Does its AUROC change by more than
+    `tolerance` when both sides are rounded to 8 bits? So it does for an honest detector too, where
+    rounding undoes the attack. Does it see the attack's fractions of a level alone, without the
+    attack (`with_fractions`)? So does whatever measures noise, but it needs them not. A reader of
+    the format says yes to both, also where it has an honest signal beside it.
+
+    Returns:
+        raw, rounded: the AUROC as the images are, and with both sides rounded; fractions: that of
+        clean images with the attack's fractions against clean images in 8 bits, .5 where the
+        detector does not care.
     """
-    raw = auroc(
-        scores(detector, clean).numpy(force=True), scores(detector, adversarial).numpy(force=True)
-    )
-    a, b = (
-        scores(detector, (x * 255).round() / 255).numpy(force=True) for x in (clean, adversarial)
-    )
-    if raw - auroc(a, b) > tolerance:
+    stored, stored_adv = to_levels(clean), to_levels(adversarial)
+    carried = with_fractions(clean, adversarial, index)
+    sides = {
+        "raw": (clean, adversarial),
+        "rounded": (stored, stored_adv),
+        "fractions": (stored, carried),
+    }
+    found = {
+        name: auroc(*(scores(detector, x).numpy(force=True) for x in side))
+        for name, side in sides.items()
+    }
+    change = abs(found["raw"] - found["rounded"])
+    if abs(found["fractions"] - 0.5) > 0.1 and change > tolerance:
         raise Leak(
-            f"AUROC falls from {raw:.2f} to {auroc(a, b):.2f} when both sides are rounded to 8 "
-            "bits: the detector reads the storage format."
+            f"AUROC goes from {found['raw']:.2f} to {found['rounded']:.2f} when both sides are "
+            "rounded to 8 bits, and clean images with the attack's fractions of a level alone have "
+            f"{found['fractions']:.2f}: the detector reads the storage format."
         )
-    return {"raw": raw, "rounded": auroc(a, b)}
+    return found
+
+
+def with_fractions(
+    clean: torch.Tensor, adversarial: torch.Tensor, index: torch.Tensor
+) -> torch.Tensor:
+    """Clean images, rounded to 8 bits, whose values then lie as far from a level as those of the
+    attacked image do, shuffled over the image, above or below it by a coin (both drawn for the
+    image's number).
+
+    Of the perturbation nothing is left: neither its places nor its signs, and of its size what is
+    below half a level.
+    """
+    levels, apart = (clean * 255).round(), adversarial * 255
+    apart = (apart - apart.round()).abs()
+    carried = np.empty(clean.shape, np.float32)
+    for place, found, number in zip(carried, apart.numpy(force=True), index.tolist(), strict=True):
+        generator = np.random.default_rng([11, number])
+        shuffled = generator.permutation(found.reshape(-1)).reshape(found.shape)
+        place[...] = shuffled * generator.choice((-1, 1), found.shape)
+    carried = torch.from_numpy(carried).to(clean)
+    inward = torch.where(levels == 0, carried.abs(), -carried.abs())  # or it would leave [0,1]
+    carried = torch.where((levels == 0) | (levels == 255), inward, carried)
+    return (levels + carried) / 255
+
+
+def says_something(clean: np.ndarray, adversarial: np.ndarray) -> None:
+    """Scores (n,), (m,) of images that differ are not all the same: a detector that says the same
+    of everything has an AUROC of .5, passes every other control, and detects nothing.
+    """
+    both = np.concatenate([clean, adversarial])
+    if len(both) > 1 and (both == both[0]).all():
+        raise Leak(
+            f"The detector gives every image the same score ({both[0]:.3g}): it says "
+            "nothing of them."
+        )

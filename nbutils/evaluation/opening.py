@@ -7,6 +7,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from nbutils.data.images import to_levels
 from nbutils.evaluation.controls import matched_noise
 from nbutils.evaluation.distances import mean_interval, rank_correlation, sizes
 from nbutils.evaluation.intervals import auroc_interval, wilson
@@ -55,8 +56,7 @@ def carried_on(model: nn.Module, x: torch.Tensor, x_adv: torch.Tensor) -> torch.
         FARTHEST where none has it.
     """
     factors = torch.arange(1, FARTHEST + 0.01, 0.05, device=x.device, dtype=x.dtype)
-    line = (x + factors[:, None, None, None] * (x_adv - x)).clamp(0, 1)
-    line = (line * 255).round() / 255
+    line = to_levels((x + factors[:, None, None, None] * (x_adv - x)).clamp(0, 1))
     probabilities = predict(model, line).softmax(1)
     wrong = predict(model, x_adv).argmax(1)
     reached = probabilities[:, wrong[0]].masked_fill(probabilities.argmax(1) != wrong, -1)

@@ -36,6 +36,7 @@ def controls(
         {
             "detector": name,
             "trained": name in TRAINED,
+            "collapsed": bool(artifact and artifact.record["collapsed"]),
             "setting": pairs.setting,
             "fpr": fpr,
             "seed": run.seed,
@@ -55,6 +56,7 @@ def make_controls(
     memory: Memory,
     detector: str,
     trained: bool,
+    collapsed: bool,
     setting: dict,
     fpr: float,
     seed: int,
@@ -87,6 +89,7 @@ def make_controls(
         data.test,
         calibrate,
         right=right,
+        collapsed=collapsed,
         fpr=fpr,
         seed=seed,
     )

@@ -12,6 +12,7 @@ from torch import nn
 
 from nbutils.attacks import ATTACKS, cost
 from nbutils.attacks.settings import PHOTOGRAPHS, settings_for
+from nbutils.data.images import to_levels
 from nbutils.detectors import READINGS, views
 from nbutils.detectors.consistency import emphasised
 from nbutils.detectors.groups import READING_NAMES, SCALARS
@@ -279,7 +280,7 @@ def kept(model: nn.Module, sets: Mapping[str, AdversarialSet]) -> list[dict]:
     rows = []
     for name, made in sets.items():
         shares = random_noise_harmless(model, made.x, made.x_adv, made.index, made.prediction)
-        stored = predict(model, (made.x_adv * 255).round() / 255).argmax(1)
+        stored = predict(model, to_levels(made.x_adv)).argmax(1)
         ahead = leads(model, made)
         rows.append(
             {
