@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from torch import nn
 
 from nbutils import InputError
-from nbutils.attacks import ATTACKS
+from nbutils.attacks import ATTACKS, cost
 from nbutils.attacks.carlini_wagner import carlini_wagner_l2
 from nbutils.attacks.cost import Counted
 from nbutils.attacks.ddn import ddn
@@ -111,6 +111,31 @@ def test_the_winner_of_a_search_does_not_depend_on_the_batch_and_c_is_searched_i
     assert (net(x_adv).argmax(1) != y).all() and (net(deep).argmax(1) != y).all()
     size, reference = ((z - images).flatten(1).norm(dim=1) for z in (x_adv, deep))
     assert (size <= 1.05 * reference).all()
+
+
+def test_the_abort_costs_nothing_in_short_rounds_and_saves_passes_in_long_ones(net, images):
+    y = net(images).argmax(1)
+    short = {"search_steps": 3, "steps": 60, "lr": 0.1, "const": 1.0}  # the notebooks'
+    made = [carlini_wagner_l2(net, images, y, **short, abort=abort) for abort in (True, False)]
+    assert torch.equal(*made)
+    long = {"search_steps": 3, "steps": 500, "lr": 0.1, "const": 1.0}
+    kept, used = {}, {}
+    for abort in (True, False):
+        kept[abort] = (carlini_wagner_l2(net, images, y, **long, abort=abort) - images).flatten(1)
+        used[abort] = cost.passes(carlini_wagner_l2, net, images, y, **long, abort=abort)[0]
+    assert used[True] < 0.8 * used[False]
+    assert (kept[True].norm(dim=1) <= 1.005 * kept[False].norm(dim=1)).all()
+
+
+def test_a_warm_start_leads_further_in_short_searches(net, images):
+    y = net(images).argmax(1)
+    short = {"search_steps": 3, "steps": 30, "lr": 0.02, "const": 1.0}
+    cold, warm = (
+        carlini_wagner_l2(net, images, y, **short, warm_start=warm) for warm in (False, True)
+    )
+    assert (net(warm).argmax(1) != y).all() and (net(cold).argmax(1) != y).all()
+    sizes = [(made - images).flatten(1).norm(dim=1) for made in (cold, warm)]
+    assert sizes[1].mean() < 0.99 * sizes[0].mean()
 
 
 def test_confidence_is_the_lead_and_failures_come_back_unchanged(net, images):

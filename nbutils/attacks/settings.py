@@ -27,6 +27,7 @@ SETTINGS: dict[str, dict] = {
         "steps": 60,
         "lr": 0.1,
         "const": 1.0,
+        "warm_start": True,
     },
     "deepfool": {"attack": "deepfool", "steps": 50},
     "deepfool_000": {"attack": "deepfool", "steps": 2},
@@ -124,7 +125,8 @@ def _printed(dataset: str) -> dict[str, dict]:
     }
     found |= {
         "003.carlini_wagner_l2": cw,
-        "003.carlini_wagner_l2_quick": cw | {"search_steps": 3, "steps": 100, "const": 1.0},
+        "003.carlini_wagner_l2_quick": cw
+        | {"search_steps": 3, "steps": 100, "const": 1.0, "warm_start": True},
     }
     # 004: 8/255 on CIFAR-10 with 40 steps of 2/255; it states nothing for MNIST (0.15) and 4 to
     # 8/255 for ImageNet.

@@ -46,7 +46,14 @@ ATTACKS = {
     "mim": {"eps": EPS, "step": STEP, "steps": 10},
     "pgd": {"eps": EPS, "step": STEP, "steps": 10},
     "iterative_l2": {"eps": EPS_L2, "step": STEP_L2, "steps": 10, "surface": "ball"},
-    "carlini_wagner_l2": {"search_steps": 3, "steps": 20, "lr": 0.1, "const": 1.0},
+    # the notebooks' own setting
+    "carlini_wagner_l2": {
+        "search_steps": 3,
+        "steps": 60,
+        "lr": 0.1,
+        "const": 1.0,
+        "warm_start": True,
+    },
     "deepfool": {"steps": 50},
     "ddn": {"steps": 20},
     "jsma": {"gamma": 0.02},
@@ -93,7 +100,7 @@ def through_foolbox(model, device):
 
     steps = {"abs_stepsize": STEP, "steps": 10, "random_start": False}
     l2_steps = {"abs_stepsize": STEP_L2, "steps": 10, "random_start": False}
-    search = {"binary_search_steps": 3, "steps": 20, "stepsize": 0.1, "initial_const": 1.0}
+    search = {"binary_search_steps": 3, "steps": 60, "stepsize": 0.1, "initial_const": 1.0}
     return {
         "fgsm": run(fa.LinfFastGradientAttack(), EPS),
         "bim": run(fa.LinfBasicIterativeAttack(**steps), EPS),
@@ -123,7 +130,7 @@ def through_torchattacks(model, device):
         "mim": run(ta.MIFGSM, eps=EPS, alpha=STEP, steps=10),
         "pgd": run(ta.PGD, eps=EPS, alpha=STEP, steps=10),
         "iterative_l2": run(ta.PGDL2, eps=EPS_L2, alpha=STEP_L2, steps=10, random_start=False),
-        "carlini_wagner_l2": run(ta.CW, c=1, steps=60, lr=0.1),
+        "carlini_wagner_l2": run(ta.CW, c=1, steps=180, lr=0.1),
         "deepfool": run(ta.DeepFool, steps=50),
         "jsma": jsma,
     }
@@ -152,7 +159,7 @@ def through_art(model, device):
     quiet = {"verbose": False}
     steps = {"eps": EPS, "eps_step": STEP, "max_iter": 10, **quiet}
     l2_steps = {"norm": 2, "eps": EPS_L2, "eps_step": STEP_L2, "max_iter": 10, **quiet}
-    search = {"binary_search_steps": 3, "max_iter": 20, "learning_rate": 0.1, "initial_const": 1.0}
+    search = {"binary_search_steps": 3, "max_iter": 60, "learning_rate": 0.1, "initial_const": 1.0}
     borders = {"max_iter": 50, "epsilon": 0.02, "nb_grads": 10, **quiet}
     pairs = {"theta": 1.0, "gamma": ATTACKS["jsma"]["gamma"], **quiet}
     return {
@@ -172,7 +179,7 @@ def through_cleverhans(model, device):
         attack = cleverhans.through_cleverhans(name)
         return lambda x, y, _: attack(model, x, y, **knobs)
 
-    search = {"binary_search_steps": 3, "max_iterations": 20, "lr": 0.1, "initial_const": 1.0}
+    search = {"binary_search_steps": 3, "max_iterations": 60, "lr": 0.1, "initial_const": 1.0}
     return {
         "fgsm": run("fgsm", eps=EPS),
         "bim": run("bim", eps=EPS, step=STEP, steps=10),
@@ -190,7 +197,7 @@ def through_adversarial_library(model, device):
     def run(attack, **knobs):
         return lambda x, y, _: attack(model, x, y, **knobs)
 
-    search = {"binary_search_steps": 3, "max_iterations": 20, "initial_const": 1.0}
+    search = {"binary_search_steps": 3, "max_iterations": 60, "initial_const": 1.0}
     return {
         "pgd": lambda x, y, _: al.pgd_linf(model, x, y, EPS, steps=10, absolute_step_size=STEP),
         "carlini_wagner_l2": run(al.carlini_wagner_l2, learning_rate=0.1, **search),
