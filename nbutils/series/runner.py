@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nbutils import InputError
 from nbutils.resources import checkout
-from nbutils.series.parameters import run_folder
+from nbutils.series.parameters import PARAMETERS, run_folder, seeds_of, unknown
 from nbutils.series.publish import publish, shown
 
 
@@ -69,7 +69,8 @@ def run(parameters: dict, chosen: str = "", *, say=print) -> int:
     names = {path: parameter_names(path) for path in paths}
     for name in parameters:
         if not any(name in known for known in names.values()):
-            raise InputError(f"{name} is no parameter of {', '.join(p.stem for p in paths)}.")
+            known = [one for one in PARAMETERS if any(one in own for own in names.values())]
+            raise unknown(name, known, ", ".join(p.stem for p in paths))
     out, failed = run_folder(parameters), 0
     for path in paths:
         started = time.perf_counter()
@@ -99,7 +100,7 @@ def over_seeds(runs: list[dict], chosen: str = "", *, say=print) -> Path:
         the folder `<dataset>-<preset>-s0+1+2/results` beside the runs', with a JSON a notebook.
     """
     folders = [run_folder(parameters) for parameters in runs]
-    seeds = "+".join(str(parameters["SEED"]) for parameters in runs)
+    seeds = "+".join(map(str, seeds_of([parameters["SEED"] for parameters in runs])))
     target = (
         folders[0].with_name(folders[0].name.replace(f"-s{runs[0]['SEED']}", f"-s{seeds}"))
         / "results"
