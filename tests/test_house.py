@@ -82,5 +82,7 @@ def test_the_import_has_no_side_effect_and_leaves_jupyter_alone():
         "assert took < 2, took\n"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr

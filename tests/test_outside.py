@@ -31,7 +31,13 @@ def papermill(notebook, target, *more, **parameters):
 def finished(command, cwd=ROOT, timeout=120):
     """What a command said and how it ended."""
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
     )
 
 
@@ -48,7 +54,9 @@ def test_papermill_from_root_from_notebooks_and_from_elsewhere(tmp_path):
             THREADS=1,
             OUT=tmp_path / where,
         )
-        running[where] = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
+        running[where] = subprocess.Popen(
+            command, cwd=cwd, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
     for where, process in running.items():
         _, error = process.communicate(timeout=300)
         assert process.returncode == 0, (where, error[-2000:])
@@ -81,7 +89,9 @@ def test_notebook_02_through_cleverhans_with_its_cw(tmp_path):
     )
     done = finished(command, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads((tmp_path / FOLDER / "results" / "02_attacks.json").read_text())
+    result = json.loads(
+        (tmp_path / FOLDER / "results" / "02_attacks.json").read_text(encoding="utf-8")
+    )
     assert result["backend"] == "cleverhans"
     row = {r["setting"]: r for r in result["tables"]["sizes"]}
     # few iterations: failed images come back unchanged
@@ -97,7 +107,7 @@ def test_papermill_explains_every_parameter():
 
 
 def test_the_readme_names_commands_that_exist():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^make (\w+)", readme, re.M))
     assert {"run", "test", "lab"} <= targets
     for target in targets:

@@ -128,7 +128,7 @@ def test_render_stores_outputs_with_the_hash_of_their_sources_and_publish_copies
     monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr(runner, "run_folder", lambda parameters: series[0] / FOLDER)
     assert runner.render(say=lambda line: None) == 0
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     (output,) = stored["cells"][1]["outputs"]
     assert output["data"]["text/plain"] in (["42"], "42")
     assert stored["metadata"]["nbutils"]["sources"] == runner.sources_hash(stored)
@@ -141,14 +141,14 @@ def test_seeds_are_put_together_with_means_and_intervals(series, tmp_path):
     for seed in (0, 1):
         shutil.copytree(series[0] / FOLDER / "results", out / f"digits-smoke-s{seed}" / "results")
     changed = out / "digits-smoke-s1" / "results" / "02_attacks.json"
-    content = json.loads(changed.read_text())
+    content = json.loads(changed.read_text(encoding="utf-8"))
     first = content["tables"]["sizes"][0]
     before = first["success"]
     content["key"]["value"], first["success"] = 0.5, before - 0.1
-    changed.write_text(json.dumps(content))
+    changed.write_text(json.dumps(content), encoding="utf-8")
     runs = [{**PARAMETERS, "OUT": str(out), "SEED": seed} for seed in (0, 1)]
     target = runner.over_seeds(runs, "02", say=lines.append)
-    found = json.loads((target / "02_attacks.json").read_text())
+    found = json.loads((target / "02_attacks.json").read_text(encoding="utf-8"))
     row = found["tables"]["sizes"][0]
     assert target.parent.name == "digits-smoke-s0+1"
     assert row["seeds"] == 2 and row["setting"] == first["setting"]

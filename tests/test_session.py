@@ -167,7 +167,10 @@ def test_record_is_json_with_six_digits_and_no_nan(tmp_path):
     result = run.record(key=("a", torch.tensor(1 / 3)), tables=tables)
     assert result["key"]["value"] == 0.333333
     assert result["tables"]["t"] == [{"x": None, "y": [1, 2.0]}]
-    assert json.loads((run.folder / "results" / "01_classifiers.json").read_text()) == result
+    assert (
+        json.loads((run.folder / "results" / "01_classifiers.json").read_text(encoding="utf-8"))
+        == result
+    )
 
 
 def test_command_line_speaks_one_sentence(capsys):

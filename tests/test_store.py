@@ -144,7 +144,7 @@ def test_no_space_left_gets_a_sentence_and_keeps_the_parts(tmp_path, monkeypatch
 
 
 def test_out_below_a_file_gets_a_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="is a file"):
         load_or_make(tmp_path / "file" / "a", numbers)
 
@@ -190,7 +190,7 @@ def test_key_of_sees_values_shapes_and_types():
 def test_records_with_any_keys_are_read_back(tmp_path):
     first = load_or_make(tmp_path / "a", numbers, {"record": {2: 1, 10: 2}})
     assert first.record == {"2": 1, "10": 2}
-    (tmp_path / "a" / "meta.json").write_text("5")
+    (tmp_path / "a" / "meta.json").write_text("5", encoding="utf-8")
     assert load_or_make(tmp_path / "a", numbers).record == {"n": 5}
 
 
@@ -225,7 +225,7 @@ def module(tmp_path, monkeypatch):
     def made(source, name="made"):
         path = tmp_path / f"{name.replace('.', '/')}.py"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(source)
+        path.write_text(source, encoding="utf-8")
         forget()
         return importlib.import_module(f"nbutils.{name.removesuffix('.__init__')}")
 
@@ -398,6 +398,6 @@ def test_a_fingerprint_is_the_same_in_every_process():
 
 def test_an_artifact_records_what_made_it(tmp_path):
     made = load_or_make(tmp_path / "a", numbers, {}, {"k": 1})
-    meta = json.loads((tmp_path / "a" / "meta.json").read_text())
+    meta = json.loads((tmp_path / "a" / "meta.json").read_text(encoding="utf-8"))
     assert meta["code"] == made.code == fingerprint(numbers, {"k": 1})[0]
     assert meta["arguments"] == {"k": 1} and meta["versions"]["torch"] == torch.__version__

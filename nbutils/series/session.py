@@ -29,7 +29,7 @@ from nbutils.detectors.groups import READING_NAMES, TRAINED
 from nbutils.models import ARCHITECTURES
 from nbutils.models.building import build
 from nbutils.models.published import NETWORKS
-from nbutils.resources import from_here, resource
+from nbutils.resources import from_here, resource, usable_cpus
 from nbutils.series.parameters import (
     COMMON,
     DEFAULTS,
@@ -61,7 +61,6 @@ class Session(Run):
         kept = {"format": "png", "dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
         figure.savefig(buffer, **kept)
         path = self.shown / "figures" / f"{self.notebook}-{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomically(path, buffer.getvalue())
 
     def record(
@@ -95,7 +94,6 @@ class Session(Run):
         }
         text = json.dumps(_plain(result), indent=1, sort_keys=True, allow_nan=False) + "\n"
         path = self.shown / "results" / f"{self.notebook}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomically(path, text.encode())
         return json.loads(text)
 
@@ -326,7 +324,7 @@ def _determined(seed: int, threads: int, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = (
             False  # or labels stored by a GPU need not hold on the machine that loads them
         )
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or usable_cpus())
     torch.manual_seed(seed)
 
 
