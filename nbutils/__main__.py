@@ -153,8 +153,7 @@ def _verdicts(args: argparse.Namespace) -> int:
 
 def _changed(knobs: dict) -> dict:
     """The knobs that are not as everywhere: these alone stand in the names of artifacts."""
-    usual = {"eps": None, "steps": None, "backend": "nbutils"}
-    return {knob: value for knob, value in knobs.items() if value != usual[knob]}
+    return {knob: value for knob, value in knobs.items() if value not in (None, "nbutils")}
 
 
 def _make(args: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ class TestNotebook:
             value, kind = ast.literal_eval(node.value), ast.unparse(node.annotation)
             declared = parameters.PARAMETERS[node.target.id][0]
             assert kind == getattr(declared, "__name__", str(declared)), line
-            assert session._typed(node.target.id, value) == value
+            assert parameters.checked(node.target.id, value) == value
             names.append(node.target.id)
         assert names == parameters.COMMON + parameters.NOTEBOOKS[path.stem]
         values = {node.target.id: ast.literal_eval(node.value) for node in tree}
@@ -107,7 +107,7 @@ def test_parameter_files_name_known_parameters():
     assert files
     for file in files:
         given = yaml.safe_load(file.read_text(encoding="utf-8"))
-        assert all(session._typed(k, v) == v for k, v in given.items()), file.name
+        assert all(parameters.checked(k, v) == v for k, v in given.items()), file.name
         preset = presets.PRESETS[given["DATASET"]][given["PRESET"]]
         session._changed(preset, given.get("CHANGES", {}))
 

@@ -3,16 +3,18 @@
 import importlib
 import json
 import platform
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from nbutils import InputError, __main__
+from nbutils import InputError, __main__, steps
 from nbutils.resources import from_here
-from nbutils.series import session
+from nbutils.series import parameters, session
 from nbutils.series.parameters import run_folder
+from nbutils.steps import tables
 from tests.conftest import ROOT, SMOKE, configure, python
 
 WRONG = [
@@ -183,6 +185,121 @@ def test_command_line_speaks_one_sentence(capsys):
     assert "no notebook '77'" in capsys.readouterr().err
     assert __main__.main(["run", "--notebooks", "01", "-p", "NONSENSE", "1"]) == 2
     assert "NONSENSE is no parameter of 01_classifiers" in capsys.readouterr().err
+
+
+SMALL = ["--preset", "smoke", "--device", "cpu", "--threads", "1"]
+REFUSED = [
+    ("make adversarial -p NONSENSE 1", "NONSENSE is no parameter of make adversarial: it has DAT"),
+    ("make adversarial -p EPS 1", "EPS is no parameter of make adversarial: did you mean EPS_255?"),
+    ("make adversarial -p seed 1", "seed is no parameter .* did you mean SEED?"),
+    ("make adversarial -p FPR .1", "FPR is no parameter of make adversarial"),
+    ("make evaluation -p READINGS [logit]", "READINGS is no parameter of make evaluation"),
+    ("make adversarial --detector id", "DETECTORS is no parameter of make adversarial"),
+    ("make classifier --attack fgsm", "ATTACKS is no parameter of make classifier"),
+    ("make classifier -p EPS_255 1", "EPS_255 is no parameter of make classifier"),
+    ("make adversarial --attack ddn -p EPS_255 1", "EPS_255 would change nothing: no attack among"),
+    ("make adversarial --attack fgsm -p STEPS 5", "STEPS would change nothing: no attack among fg"),
+    ("make adversarial -p EPS_255 abc", "EPS_255 must be float"),
+    ("make adversarial -p EPS_255 -3", "EPS_255 must be 0 or more, but is -3.0"),
+    ("make adversarial -p EPS_255 nan", "EPS_255 must be finite"),
+    ("make adversarial -p EPS_255 1 -p EPS_255 2", "EPS_255 is given twice, as 1.0 and as 2.0"),
+    ("make adversarial --attack fgsm -p ATTACKS [ddn]", "ATTACKS is given twice"),
+    ("make adversarial -p ATTACKS fgsm", "ATTACKS must be list"),
+    ("make adversarial -p ATTACKS [", "ATTACKS must be list"),
+    ("make adversarial -p RETRAIN 1", "RETRAIN must be bool"),
+    ("make classifier --model mine:make -p RETRAIN true", "RETRAIN trains an architecture of ours"),
+    ("make classifier --dataset digits -p DATASET mnist", "DATASET is given twice"),
+    ("make classifier --dataset digits --dataset mnist", "DATASET is given twice"),
+    ("make classifier --seed 1.5", "SEED must be int .0 or more., but is '1.5'"),
+    ("run --seed 0 0 1", "SEED 0 is given 2 times: a mean over seeds counts each once"),
+    ("run --seed 0,1,0", "SEED 0 is given 2 times"),
+    ("run --seed 0 1 -p SEED 3", "SEED is given twice"),
+    ("run --seed 0 --seed 1", "SEED is given twice"),
+    ("run --seed 0 abc", "SEED must be int .0 or more., but is 'abc'"),
+    ("run --dataset mnits", "DATASET 'mnits' is unknown: choose one of digits"),
+    ("run --notebooks 00 -p EPS_255 1", "EPS_255 is no parameter of 00_start_here"),
+    ("run --notebooks 02 -p STEPS true", "STEPS must be int .0 or more., but is 'true'"),
+    ("run --notebooks 06 -p ATTACKS [pgd]", "ATTACKS must begin with an FGSM"),
+    ("publish -p EPS_255 1", "EPS_255 is no parameter of publish"),
+    ("publish --seed -1", "SEED must be 0 or more, but is -1"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), REFUSED, ids=[words for words, _ in REFUSED])
+def test_what_a_command_would_ignore_or_misread_gets_one_sentence_before_any_work(
+    words, sentence, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("nbutils.steps.run.load", lambda *a, **k: pytest.fail("work began"))
+    monkeypatch.setattr("nbutils.series.runner._execute", lambda *a: pytest.fail("work began"))
+    assert __main__.main([*words.split(), "--out", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert re.match(f"nbutils: {sentence}", said.err) and said.err.count("\n") == 1, said
+    assert not said.out and not list(tmp_path.rglob("*"))
+
+
+def made(capsys, out, words):
+    """What `make adversarial` said about the attack on test images."""
+    command = ["make", "adversarial", *words.split(), *SMALL, "--out", str(out)]
+    assert __main__.main(command) == 0
+    said = capsys.readouterr().out
+    return float(re.search(r"on test: success ([\d.]+)", said)[1])
+
+
+def test_make_does_with_eps_steps_and_backend_what_notebook_02_does(tmp_path, capsys):
+    largest = made(capsys, tmp_path, "--attack fgsm")
+    assert made(capsys, tmp_path, "--attack fgsm -p EPS_255 1") < 0.1 < largest - 0.5
+    made(capsys, tmp_path, "-p ATTACKS [pgd] -p STEPS 2 -p EPS_255 1e1")
+    made(capsys, tmp_path, "--attack fgsm -p BACKEND cleverhans")
+    made(capsys, tmp_path, "--attack carlini_wagner_l2 -p BACKEND cleverhans -p STEPS 3")
+    kept = {path.name for path in tmp_path.glob("*/adversarial/*-test*") if path.is_dir()}
+    for given in (
+        {"ATTACKS": ["fgsm"], "EPS_255": 1.0},
+        {"ATTACKS": ["pgd"], "STEPS": 2, "EPS_255": 10.0},
+        {"ATTACKS": ["fgsm"], "BACKEND": "cleverhans"},
+        {"ATTACKS": ["carlini_wagner_l2"], "BACKEND": "cleverhans", "STEPS": 3},
+    ):
+        usual = {**SMOKE, "OUT": str(tmp_path), "EPS_255": 0.0, "STEPS": 0, "BACKEND": "nbutils"}
+        run = session.start("02_attacks", {**usual, **given})
+        (name,) = given["ATTACKS"]
+        steps.adversarial(run, name, **tables.knobs(run, name))
+    now = {path.name for path in tmp_path.glob("*/adversarial/*-test*") if path.is_dir()}
+    assert now == kept and len(kept) == 5  # the notebook found what `make` had made
+
+
+def test_a_budget_reaches_every_l_infinity_attack_of_notebook_04(tmp_path):
+    run = configure(tmp_path, ATTACKS=["fgsm", "pgd", "ddn"], EPS_255=8.0)
+    sized = tables.sized(run, ["fgsm", "pgd", "ddn"], 8.0)
+    assert sized["pgd"] == ("pgd", {"eps": 8 / 255}) and sized["fgsm"][1] == {"eps": 8 / 255}
+    assert sized["ddn"] == ("ddn", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("SEED", "010", 10),  # of YAML 1.1 it is eight
+        ("SEED", "1:30", "1:30"),  # and this ninety
+        ("EPS_255", "1e-1", 0.1),  # and this text
+        ("EPS_255", "8", 8.0),
+        ("DATASET", "123", "123"),
+        ("OUT", "null", "null"),
+        ("RETRAIN", "TRUE", True),
+        ("ATTACKS", "[fgsm, 002.fgsm_1]", ["fgsm", "002.fgsm_1"]),
+        ("CHANGES", "{attacked_test: 7}", {"attacked_test": 7}),
+        ("NONSENSE", "1", "1"),
+    ],
+)
+def test_the_command_line_reads_values_as_they_are_meant(name, text, value):
+    found = parameters.read(name, text)
+    assert found == value and type(found) is type(value)
+
+
+def test_several_seeds_may_stand_in_one_word(monkeypatch):
+    ran = []
+    monkeypatch.setattr("nbutils.series.runner.run", lambda p, chosen: ran.append(p["SEED"]) or 0)
+    monkeypatch.setattr("nbutils.series.runner.over_seeds", lambda runs, chosen: None)
+    for words in (["--seed", "0 1"], ["--seed", "0", "1"], ["--seed", "0, 1"], ["-p", "SEED", "3"]):
+        assert __main__.main(["run", *words]) == 0
+    assert ran == [0, 1, 0, 1, 0, 1, 3]
 
 
 FAULTS = """

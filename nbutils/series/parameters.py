@@ -121,6 +121,9 @@ NEED_COLOUR = (
 )  # those that see grey images inked: `nbutils.data.embedded.IN_COLOUR`
 
 
+BEGIN_WITH_FGSM = ("06_gradcam_consistency",)  # whose first attack stands beside the paper's FGSM
+
+
 def run_name(parameters: dict) -> str:
     """The folder of a run: data set, preset, seed, and a mark of model, weights, pictures or
     changes where they are not the preset's.
@@ -205,8 +208,10 @@ def unknown(name: str, known: Sequence[str], place: str) -> InputError:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The known name that this one resembles, in whatever case; "": it resembles none."""
-    return next(iter(difflib.get_close_matches(name.upper(), known, 1)), "")
+    """The known name that this one begins or resembles, in whatever case; "": it does neither."""
+    upper = name.upper()
+    begun = [one for one in known if len(upper) > 2 and one.startswith(upper)]
+    return next(iter(begun or difflib.get_close_matches(upper, known, 1)), "")
 
 
 def seeds_of(values: Sequence[int]) -> list[int]:

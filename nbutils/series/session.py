@@ -31,6 +31,7 @@ from nbutils.models.building import build
 from nbutils.models.published import NETWORKS
 from nbutils.resources import from_here, resource, usable_cpus
 from nbutils.series.parameters import (
+    BEGIN_WITH_FGSM,
     COMMON,
     DEFAULTS,
     NEED_COLOUR,
@@ -204,6 +205,11 @@ def checked_together(notebook: str, parameters: dict) -> tuple[dict, dict]:
                     f"{name} holds {item!r}, which is unknown: choose among {', '.join(short)}."
                 )
     attacks = {attack: settings[attack] for attack in p.get("ATTACKS", [])}
+    if notebook in BEGIN_WITH_FGSM and attacks and "fgsm" not in next(iter(attacks)):
+        raise InputError(
+            "ATTACKS must begin with an FGSM, which stands beside the paper's, not with "
+            f"{next(iter(attacks))}."
+        )
     for name, wanted, takes in (
         ("EPS_255", "a budget in the l-infinity norm", _within_linf),
         ("STEPS", "steps", _iterative),
@@ -235,7 +241,7 @@ def _within_linf(setting: dict) -> bool:
 
 
 def _iterative(setting: dict) -> bool:
-    return "steps" in setting
+    return "steps" in setting or "max_iterations" in setting
 
 
 def _pictures(notebook: str, dataset: str) -> str:

@@ -152,11 +152,12 @@ def knobs(run: Run, name: str) -> dict:
     EPS_255 reaches the l-infinity budgets alone, STEPS every setting that has steps.
     """
     given, backend = run.parameters, run.parameters["BACKEND"]
-    theirs = backend == "cleverhans"  # whose C&W has no `steps`
+    theirs = backend == "cleverhans"
     setting = (CLEVERHANS_SETTINGS if theirs else settings_for(run.data.name)).get(name, {})
+    count = "max_iterations" if "max_iterations" in setting else "steps"  # of cleverhans' C&W
     return {
         "eps": given["EPS_255"] / 255 if given["EPS_255"] and within_linf(run, name) else None,
-        "steps": given["STEPS"] if given["STEPS"] and "steps" in setting else None,
+        count: given["STEPS"] if given["STEPS"] and count in setting else None,
         "backend": backend,
     }
 
