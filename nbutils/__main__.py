@@ -79,11 +79,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     judging.add_argument("--write", action="store_true", help="write the page in data/results")
     args = parser.parse_args(arguments)
+    _printable()
     try:
         return globals()[f"_{args.command}"](args)
     except InputError as error:
         print(f"nbutils: {error}", file=sys.stderr)
         return 2
+
+
+def _printable() -> None:
+    """What the terminal's alphabet lacks is printed as an escape: no run ends for a letter."""
+    if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _given(args: argparse.Namespace) -> list[tuple[str, object]]:
@@ -108,6 +115,12 @@ def _run(args: argparse.Namespace) -> int:
     seeds = [given.get("SEED", parameters.DEFAULTS["SEED"])]
     if several:
         seeds = parameters.seeds_of([parameters.read("SEED", word) for word in several[0]])
+    for name, value in given.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
+            raise InputError(
+                f"{name} has letters that this locale does not know, so no notebook can be told "
+                "of it: set LC_ALL=C.UTF-8."
+            )
     for path in paths:  # what a kernel would refuse is refused before the first one starts
         own = {name: value for name, value in given.items() if name in names[path]}
         session.checked_together(path.stem, own)

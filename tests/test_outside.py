@@ -118,6 +118,35 @@ def test_the_readme_names_commands_that_exist():
         assert done.returncode == 0, line
 
 
+AWKWARD = ["my runs", "it's", 'a "b" c', "x;y", "*", "a & b"]
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_make_hands_every_variable_over_as_one_word(value):
+    names = ("DATASET", "PRESET", "SEED", "NOTEBOOKS", "OUT", "DEVICE")
+    given = [f"{name}={value}" for name in names]
+    dry = finished(["make", "--no-print-directory", "-n", "run", *given])
+    words = shlex.split(dry.stdout.splitlines()[-1])
+    handed = dict(zip(words[4::2], words[5::2], strict=True))
+    assert handed == {f"--{name.lower()}": value for name in names}
+    dry = finished(["make", "--no-print-directory", "-n", "bench", *given[4:]])
+    words = shlex.split(dry.stdout.splitlines()[-1])
+    assert words[2:] == ["--out", value, "--device", value]
+
+
+def test_make_refuses_a_variable_that_its_goal_does_not_use():
+    for goal, given in (
+        ("run", "EPS_255=1"),
+        ("run", "seed=1"),
+        ("bench", "DATASET=mnist"),
+        ("render", "SEED=1"),
+    ):
+        dry = finished(["make", "-n", goal, given])
+        assert dry.returncode == 2 and not dry.stdout
+        assert f"{given.split('=')[0]} is no variable of make {goal}" in dry.stderr
+    assert finished(["make", "-n", "run", "SEED=0 1", "OUT=x"]).returncode == 0
+
+
 def test_lab_wants_its_token_and_runs_notebook_00(tmp_path):
     import websocket
 

@@ -1,7 +1,9 @@
 """Parameters: every wrong one gets one sentence before any work; results are written whole."""
 
+import ast
 import importlib
 import json
+import os
 import platform
 import re
 from pathlib import Path
@@ -11,9 +13,9 @@ import pytest
 import torch
 
 from nbutils import InputError, __main__, steps
-from nbutils.resources import from_here
+from nbutils.resources import from_here, usable_cpus
 from nbutils.series import parameters, session
-from nbutils.series.parameters import run_folder
+from nbutils.series.parameters import NOTEBOOKS, run_folder
 from nbutils.steps import tables
 from tests.conftest import ROOT, SMOKE, configure, python
 
@@ -66,6 +68,7 @@ WRONG = [
         {"CHANGES": {"attacked_test": "5"}},
         "CHANGES must give attacked_test a value like 40, not '5'",
     ),
+    ({"CHANGES": {"attacked_test": 1}}, "CHANGES must give attacked_test at least 2: notebooks"),
     ({"CHANGES": {"attacked_test": -5}}, "CHANGES must give attacked_test a value like 40, not -5"),
     *[
         ({"CHANGES": {name: value}}, f"CHANGES must give {name} a value like")
@@ -161,6 +164,38 @@ def test_a_notebooks_other_names_do_not_disturb(tmp_path):
     others = {"In": [], "Out": {}, "_i": "", "torch": torch, "session": session}
     run = session.start("01_classifiers", {**SMOKE, "OUT": str(tmp_path), **others})
     assert run.seed == 0 and "digits, preset smoke, seed 0" in repr(run)
+
+
+def names_of_cells(notebook):
+    """Every name that a notebook's code cells make, its parameters apart."""
+    content = json.loads((ROOT / "notebooks" / f"{notebook}.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(c["source"]) for c in content["cells"] if c["cell_type"] == "code"]
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    stored = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    return stored - set(parameters.PARAMETERS)
+
+
+@pytest.mark.parametrize("notebook", parameters.NOTEBOOKS)
+def test_run_all_twice_in_one_kernel(notebook, tmp_path):
+    """As the second time finds the names that the first one's cells made, whatever they hold."""
+    space = {**SMOKE, "OUT": str(tmp_path), "ATTACKS": ["fgsm"]}
+    space = {k: v for k, v in space.items() if k in parameters.COMMON + NOTEBOOKS[notebook]}
+    first = session.start(notebook, space)
+    for value in (1, "title", [1], ("a",), {}, None):
+        again = {**dict.fromkeys(names_of_cells(notebook), value), **space, "run": first, "SEED": 1}
+        assert session.start(notebook, again).seed == 1
+    for name in ("EPS", "SEEDS", "DATA"):  # a cell that the reader has put in between
+        with pytest.raises(InputError, match=f"{name} is no parameter of {notebook}"):
+            session.start(notebook, {**space, "run": first, name: 8})
+
+
+@pytest.mark.parametrize("name", ["titles", "n", "rows", "colours"])
+def test_a_name_of_the_readers_own_that_resembles_no_parameter_is_let_be(name, tmp_path):
+    given = {**SMOKE, "OUT": str(tmp_path), name: [1, 2]}
+    assert session.start("01_classifiers", given).seed == 0
+    for wrong in ("seed", "Dataset", "datset"):
+        with pytest.raises(InputError, match=f"{wrong} is no parameter .* did you mean"):
+            session.start("01_classifiers", {**given, wrong: 1})
 
 
 def test_record_is_json_with_six_digits_and_no_nan(tmp_path):
@@ -334,3 +369,100 @@ def test_a_long_sentence_is_broken_between_words():
     assert max(map(len, lines)) <= 100
     assert text.split() == ["two", *words, "indented", *words, "short"]
     assert "short" in lines and sum(line.startswith("  ") for line in lines) == 4
+
+
+CPUS = """
+import os, sys
+cpus = sorted(os.sched_getaffinity(0))
+os.sched_setaffinity(0, cpus[: int(sys.argv[2])])  # as taskset does
+import torch
+from nbutils.series import session
+session.configure("01_classifiers", {"PRESET": "smoke", "DEVICE": "cpu", "OUT": sys.argv[1]})
+print(torch.get_num_threads())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+@pytest.mark.parametrize("omp", ["1", "", "nonsense", "0", "1,4"])
+def test_a_process_that_is_bound_to_one_cpu_takes_one_thread(omp, tmp_path):
+    done = python(tmp_path, 1, code=CPUS, OMP_NUM_THREADS=omp)
+    assert done.stdout.split() == ["1"], done.stderr
+
+
+def written(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("group", "files", "omp", "cpus"),
+    [
+        ("0::/", {}, "", 8),
+        ("0::/", {}, "3", 3),
+        ("0::/", {}, "16", 8),
+        ("0::/", {}, "2,1", 2),
+        ("0::/", {"cpu.max": "200000 100000"}, "", 2),
+        ("0::/", {"cpu.max": "200000 100000"}, "1", 1),
+        ("0::/", {"cpu.max": "max 100000"}, "", 8),
+        ("0::/", {"cpu.max": "50000 100000"}, "", 1),
+        ("0::/a/b", {"a/cpu.max": "350000 100000", "a/b/cpu.max": "max 100000"}, "", 3),
+        ("0::/host/name", {"cpu.max": "400000 100000"}, "", 4),  # a container's own root
+        ("3:cpuset:/\n4:cpu,cpuacct:/x", {"cpu/x/cpu.cfs_quota_us": "200000"}, "", 8),
+        (
+            "3:cpuset:/\n4:cpu,cpuacct:/x",
+            {"cpu/x/cpu.cfs_quota_us": "200000\n", "cpu/x/cpu.cfs_period_us": "100000\n"},
+            "",
+            2,
+        ),
+        (
+            "4:cpuacct,cpu:/x",
+            {
+                "cpuacct,cpu/cpu.cfs_quota_us": "500000",
+                "cpuacct,cpu/cpu.cfs_period_us": "100000",
+            },
+            "",
+            5,
+        ),
+        ("4:cpu:/", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "", 8),
+    ],
+)
+def test_usable_cpus_are_those_of_affinity_cgroup_and_variable(
+    group, files, omp, cpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", omp)
+    written(tmp_path / "proc/self/cgroup", group + "\n")
+    for name, text in files.items():
+        written(tmp_path / "sys/fs/cgroup" / name, text)
+    assert usable_cpus(tmp_path) == cpus
+
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def test_a_locale_without_letters_of_others_makes_and_says_the_same(tmp_path):
+    """Folder, class and result with accents, where Python takes text for ASCII unless told."""
+    from PIL import Image
+
+    for part, n in (("train", 12), ("test", 6)):
+        for shade, name in enumerate(("Äpfel", "Birnen é")):
+            folder = tmp_path / "Übung" / part / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                colour = (200 * shade + i, 40 + 5 * i, 9 * i + (part == "test"))
+                Image.new("RGB", (32, 32), colour).save(folder / f"ß{i}.png")
+    changes = ["-p", "CHANGES", "{attacked_train: 4, attacked_test: 2, calibrate: 2}"]
+    given = ["--dataset", "folder", "--data-root", tmp_path / "Übung", *SMALL, *changes]
+    done = python("make", "classifier", *given, "--out", tmp_path / "öut", **C_LOCALE)
+    assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
+    assert list((tmp_path / "öut").glob("*/classifier/*/meta.json"))
+    done = python("verdicts", **C_LOCALE)
+    assert done.returncode == 0, done.stderr
+    done = python("run", "--notebooks", "01", *given, "--out", tmp_path / "öut", **C_LOCALE)
+    assert done.returncode == 2 and "set LC_ALL=C.UTF-8" in done.stderr, done.stderr
+
+
+def test_what_cannot_be_printed_is_escaped_and_nothing_fails():
+    code = "import sys\nfrom nbutils import __main__\n__main__._printable()\nprint(chr(233))"
+    done = python(code=code, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.stdout == "\\xe9\n", done.stderr

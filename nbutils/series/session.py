@@ -288,6 +288,11 @@ def _changed(preset: dict, changes: dict) -> dict:
                 and value >= AT_LEAST.get(name, 0)
                 and not (value == 1 and name in ("train", "attacked_train"))
             )
+            if right and value == 1 and name == "attacked_test":
+                raise InputError(
+                    "CHANGES must give attacked_test at least 2: notebooks compare an image with "
+                    "another one."
+                )
         if not right:
             raise InputError(f"CHANGES must give {name} a value like {now!r}, not {value!r}.")
         if name in ("classifier", "detector") and value not in ARCHITECTURES:
