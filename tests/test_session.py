@@ -463,6 +463,10 @@ def test_a_locale_without_letters_of_others_makes_and_says_the_same(tmp_path):
 
 
 def test_what_cannot_be_printed_is_escaped_and_nothing_fails():
-    code = "import sys\nfrom nbutils import __main__\n__main__._printable()\nprint(chr(233))"
-    done = python(code=code, LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    code = (
+        "from nbutils import __main__\n"
+        "__main__._verdicts = lambda args: print(chr(233)) or 0\n"
+        "__main__.main(['verdicts'])"
+    )
+    done = python(code=code, **C_LOCALE)
     assert done.stdout == "\\xe9\n", done.stderr
