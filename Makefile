@@ -8,32 +8,45 @@ OUT ?= runs
 DEVICE ?= auto
 BIN := .venv/bin
 
+# A value as one word of the shell, whatever is in it.
+quoted = '$(subst ','\'',$(1))'
+
+# A variable that no goal uses would be accepted and ignored.
+USED_run := DATASET PRESET SEED NOTEBOOKS OUT DEVICE
+USED_bench := OUT DEVICE
+GOALS := $(or $(MAKECMDGOALS),run)
+USED := PYTHON BIN $(foreach goal,$(GOALS),$(USED_$(goal)))
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+UNUSED := $(filter-out MAKE% -% .% $(USED),$(GIVEN))
+$(if $(UNUSED),$(error $(firstword $(UNUSED)) is no variable of make $(GOALS): it has $(or $(filter-out PYTHON BIN,$(USED)),none); \
+other parameters go through $(BIN)/python -m nbutils run -p NAME VALUE))
+
 run: .venv/ready
-	$(BIN)/python -m nbutils run --dataset $(DATASET) --preset $(PRESET) --seed $(SEED) --notebooks "$(NOTEBOOKS)" --out "$(OUT)" --device $(DEVICE)
+	$(call quoted,$(BIN))/python -m nbutils run --dataset $(call quoted,$(DATASET)) --preset $(call quoted,$(PRESET)) --seed $(call quoted,$(SEED)) --notebooks $(call quoted,$(NOTEBOOKS)) --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 
 test: .venv/ready-to-test
-	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
+	$(call quoted,$(BIN))/ruff check .
+	OMP_NUM_THREADS=1 $(call quoted,$(BIN))/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered --cov-fail-under=90 --durations=8
 
 lab: .venv/ready
-	$(BIN)/jupyter lab --no-browser --ip=127.0.0.1 --notebook-dir=. --allow-root
+	$(call quoted,$(BIN))/jupyter lab --no-browser --ip=127.0.0.1 --notebook-dir=. --allow-root
 
 render: .venv/ready
-	$(BIN)/python -m nbutils render
+	$(call quoted,$(BIN))/python -m nbutils render
 
 bench: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -r tests/benchmarks/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
-	$(BIN)/python tests/benchmarks/attacks.py --out "$(OUT)" --device $(DEVICE)
+	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -r tests/benchmarks/requirements.txt
+	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
+	$(call quoted,$(BIN))/python tests/benchmarks/attacks.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 
 .venv/ready: requirements.txt pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(call quoted,$(PYTHON)) -m venv .venv
+	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
 .venv/ready-to-test: .venv/ready tests/requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
 .PHONY: run test lab render bench

@@ -6,8 +6,29 @@ import argparse
 import sys
 
 from nbutils import InputError
+from nbutils.series import parameters
+from nbutils.series.parameters import MADE
 
-MADE = ("classifier", "adversarial", "saliency", "detector", "evaluation", "all")
+# The options that are parameters of the series, by the parameter's name.
+OPTIONS = {
+    "DATASET": ("--dataset", {}),
+    "PRESET": ("--preset", {}),
+    "OUT": (
+        "--out",
+        {
+            "help": "folder of artifacts and results; relative paths start here (inside a checkout "
+            "at its root)"
+        },
+    ),
+    "DEVICE": ("--device", {"help": "auto, cpu, cuda or cuda:N"}),
+    "THREADS": ("--threads", {"help": "CPU threads (0: all that may be used)"}),
+    "DATA_ROOT": (
+        "--data-root",
+        {"help": "folder of the data sets (default: $NBUTILS_DATA, else data/)"},
+    ),
+    "MODEL": ("--model", {"help": "an architecture, or package.module:factory"}),
+    "SEED": ("--seed", {}),
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -15,22 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m nbutils", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--dataset", default="digits")
-    common.add_argument("--preset", default="quick")
-    common.add_argument(
-        "--out",
-        default="runs",
-        help="folder of artifacts and results; relative paths start here (inside a checkout at "
-        "its root)",
-    )
-    common.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    common.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    common.add_argument(
-        "--data-root",
-        default="",
-        help="folder of the data sets (default: $NBUTILS_DATA, else data/)",
-    )
-    common.add_argument("--model", default="", help="an architecture, or package.module:factory")
+    for name, (option, told) in OPTIONS.items():
+        if name != "SEED":
+            common.add_argument(option, action="append", dest=name, **told)
     common.add_argument(
         "-p",
         "--parameter",
@@ -41,15 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
         help="any parameter by its name",
     )
     running = commands.add_parser("run", parents=[common], help="run notebooks headless")
-    running.add_argument("--seed", type=int, nargs="+", default=[0])
+    running.add_argument(
+        "--seed", nargs="+", action="append", dest="SEED", help="one, or several: 0 1 2"
+    )
     running.add_argument("--notebooks", default="", help='numbers, such as "02 04" (default: all)')
     making = commands.add_parser(
         "make", parents=[common], help="make a step without Jupyter; notebooks load what it made"
     )
-    making.add_argument("step", choices=MADE)
-    making.add_argument("--seed", type=int, default=0)
-    making.add_argument("--attack", nargs="+", default=["fgsm", "bim", "pgd", "pgd_l2"])
-    making.add_argument("--detector", nargs="+", default=["id", "jsd"])
+    making.add_argument("step", choices=list(MADE))
+    making.add_argument("--seed", action="append", dest="SEED")
+    making.add_argument("--attack", nargs="+", action="append", dest="ATTACKS")
+    making.add_argument("--detector", nargs="+", action="append", dest="DETECTORS")
     commands.add_parser(
         "render", help="run the series on its own parameters and store the outputs in notebooks/"
     )
@@ -63,12 +73,13 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="the classifier and saliency model that the run trained, not the results",
     )
-    publishing.add_argument("--seed", type=int, default=0)
+    publishing.add_argument("--seed", action="append", dest="SEED")
     judging = commands.add_parser(
         "verdicts", help="all verdicts from the published tables, without running anything"
     )
     judging.add_argument("--write", action="store_true", help="write the page in data/results")
     args = parser.parse_args(arguments)
+    _printable()
     try:
         return globals()[f"_{args.command}"](args)
     except InputError as error:
@@ -76,30 +87,47 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def _parameters(args: argparse.Namespace, seed: int) -> dict:
-    named = {
-        "DATASET": args.dataset,
-        "PRESET": args.preset,
-        "SEED": seed,
-        "DEVICE": args.device,
-        "THREADS": args.threads,
-        "DATA_ROOT": args.data_root,
-        "OUT": args.out,
-        "MODEL": args.model,
-    }
-    if args.parameter:
-        import yaml
+def _printable() -> None:
+    """What the terminal's alphabet lacks is printed as an escape: no run ends for a letter."""
+    if (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
-        named |= {name: yaml.safe_load(value) for name, value in args.parameter}
-    return named
+
+def _given(args: argparse.Namespace) -> list[tuple[str, object]]:
+    """The parameters that stand on the command line, as options and after -p, read."""
+    found: list[tuple[str, object]] = []
+    for name in (*OPTIONS, "ATTACKS", "DETECTORS"):
+        for words in getattr(args, name, None) or []:
+            found.append((name, words if isinstance(words, list) else parameters.read(name, words)))
+    return found + [(name, parameters.read(name, text)) for name, text in args.parameter]
 
 
 def _run(args: argparse.Namespace) -> int:
-    from nbutils.series import runner
+    from nbutils.series import runner, session
 
-    failed = max(runner.run(_parameters(args, seed), args.notebooks) for seed in args.seed)
-    if len(args.seed) > 1:
-        runner.over_seeds([_parameters(args, seed) for seed in args.seed], args.notebooks)
+    paths = runner.notebooks(args.notebooks)
+    names = {path: runner.parameter_names(path) for path in paths}
+    known = [name for name in parameters.PARAMETERS if any(name in one for one in names.values())]
+    # several seeds are one value of --seed: `make run SEED="0 1 2"` hands them over in one word
+    several = [" ".join(words).replace(",", " ").split() for words in args.SEED or []]
+    args.SEED = [words[0] if words else "" for words in several]
+    given = parameters.given(_given(args), known, ", ".join(path.stem for path in paths))
+    seeds = [given.get("SEED", parameters.DEFAULTS["SEED"])]
+    if several:
+        seeds = parameters.seeds_of([parameters.read("SEED", word) for word in several[0]])
+    for name, value in given.items():
+        if any("\ud800" <= letter <= "\udfff" for letter in str(value)):
+            raise InputError(
+                f"{name} has letters that this locale does not know, so no notebook can be told "
+                "of it: set LC_ALL=C.UTF-8."
+            )
+    for path in paths:  # what a kernel would refuse is refused before the first one starts
+        own = {name: value for name, value in given.items() if name in names[path]}
+        session.checked_together(path.stem, own)
+    runs = [{**parameters.DEFAULTS, **given, "SEED": seed} for seed in seeds]
+    failed = max(runner.run(one, args.notebooks) for one in runs)
+    if len(runs) > 1:
+        runner.over_seeds(runs, args.notebooks)
     return failed
 
 
@@ -110,10 +138,10 @@ def _render(args: argparse.Namespace) -> int:
 
 
 def _publish(args: argparse.Namespace) -> int:
-    from nbutils.series.parameters import run_folder
     from nbutils.series.publish import publish
 
-    folder = publish(run_folder(_parameters(args, args.seed)), pretrained=args.pretrained)
+    given = parameters.given(_given(args), parameters.OF_FOLDER, "publish")
+    folder = publish(parameters.run_folder(given), pretrained=args.pretrained)
     print(f"Published in {folder}.")
     return 0
 
@@ -136,40 +164,55 @@ def _verdicts(args: argparse.Namespace) -> int:
     return 0
 
 
+def _changed(knobs: dict) -> dict:
+    """The knobs that are not as everywhere: these alone stand in the names of artifacts."""
+    return {knob: value for knob, value in knobs.items() if value not in (None, "nbutils")}
+
+
 def _make(args: argparse.Namespace) -> int:
+    given = parameters.given(_given(args), MADE[args.step], f"make {args.step}")
+    asked = {
+        "ATTACKS": ["fgsm", "bim", "pgd", "pgd_l2"],
+        "DETECTORS": ["id", "jsd"],
+        "EPS_255": 0.0,
+        "STEPS": 0,
+        "BACKEND": "nbutils",
+    } | given
     from nbutils import steps
     from nbutils.detectors.groups import LEARNED
     from nbutils.series import session
-    from nbutils.series.parameters import DEFAULTS
+    from nbutils.steps.tables import knobs
 
-    given = {**DEFAULTS, **_parameters(args, args.seed)}
-    asked = {"ATTACKS": args.attack, "DETECTORS": args.detector}
-    run = session.configure("04_image_and_jacobian", given | asked)
+    run = session.configure("04_image_and_jacobian", asked)
+    attacks, detectors = asked["ATTACKS"], asked["DETECTORS"]
+    # what EPS_255, STEPS and BACKEND do in notebook 02, they do to every set that is made here
+    changed = {attack: _changed(knobs(run, attack)) for attack in attacks}
     record = steps.classifier(run).record
     accuracy = f"accuracy {record['accuracy']:.4f}, n {record['n']}"
     print(f"classifier {record['architecture']}: {accuracy}")
-    upto = MADE.index(args.step)
-    for attack in args.attack if upto >= 1 else []:
+    upto = list(MADE).index(args.step)
+    for attack in attacks if upto >= 1 else []:
         for split in ("train", "test"):
-            record = steps.adversarial(run, attack, split).record
+            record = steps.adversarial(run, attack, split, **changed[attack]).record
             told = f"success {record['success_rate']:.3f}, n {record['n']}"
             print(f"adversarial {attack} on {split}: {told}, {record['seconds']:.1f} s")
-    if args.step == "saliency" or (upto > 2 and set(args.detector) & set(LEARNED)):
+    if args.step == "saliency" or (upto > 2 and set(detectors) & set(LEARNED)):
         record = steps.learned_saliency(run).record
         told = ", ".join(
             f"{name} {record[name]:.3f}" for name in ("area", "preserved", "destroyed")
         )
         print(f"saliency: {told}, n {record['n']}")
-    for name in args.detector if upto >= 3 else []:
-        for attack in args.attack:
+    for name in detectors if upto >= 3 else []:
+        for attack in attacks:
             for repetition in range(run.preset["detector_seeds"]):
-                _, record = steps.detector(run, name, attack, repetition)
+                _, record = steps.detector(run, name, attack, repetition, **changed[attack])
                 auroc = record.get("train_auroc", float("nan"))
                 print(f"detector {name} on {attack}, fit {repetition}: train AUROC {auroc:.3f}")
-    for name in args.detector if upto >= 4 else []:
-        for fit_attack in args.attack:
-            for attack in args.attack:
-                record = steps.evaluation(run, name, fit_attack, attack).record
+    for name in detectors if upto >= 4 else []:
+        for fit_attack in attacks:
+            for attack in attacks:
+                own = {"fit_knobs": changed[fit_attack], **changed[attack]}
+                record = steps.evaluation(run, name, fit_attack, attack, **own).record
                 told = f"trained on {fit_attack}, tested on {attack}"
                 print(f"evaluation {name}, {told}: AUROC {record['all']['auroc']:.3f}")
     print(f"Kept in {run.folder}.")

@@ -90,13 +90,20 @@ def python(*arguments, cwd=ROOT, code=None, **environment):
     own = {"NBUTILS_PROGRESS": "0", "OMP_NUM_THREADS": "1", "COVERAGE_PROCESS_START": ""}
     env = {**os.environ, **own, **environment}
     return subprocess.run(
-        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300, check=False
+        command,
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
     )
 
 
 def without_timings(path):
     """A results JSON as text, seconds left out."""
-    content = json.loads(Path(path).read_text())
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
     content.pop("timings")
     return json.dumps(content, sort_keys=True)
 

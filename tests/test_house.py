@@ -82,5 +82,36 @@ def test_the_import_has_no_side_effect_and_leaves_jupyter_alone():
         "assert took < 2, took\n"
     )
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
+
+
+def without_encoding(tree):
+    """The calls that read or write text in whatever the machine's locale is."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        given = {keyword.arg: keyword.value for keyword in node.keywords}
+        own = isinstance(node.func, ast.Name)
+        name = node.func.id if own else getattr(node.func, "attr", "")
+        text = name in ("read_text", "write_text") or "text" in given
+        if name in ("open", "NamedTemporaryFile") and (own or name != "open"):
+            mode = given.get("mode", node.args[1] if len(node.args) > 1 else ast.Constant("r"))
+            letters = [n.value for n in ast.walk(mode) if isinstance(n, ast.Constant)]
+            text = not all("b" in word for word in letters if isinstance(word, str))
+        if text and "encoding" not in given:
+            yield f"line {node.lineno}: {ast.unparse(node)[:80]}"
+
+
+@pytest.mark.parametrize("folder", ["nbutils", "tests"])
+def test_every_text_is_read_and_written_as_utf_8(folder):
+    found = {
+        str(path.relative_to(ROOT)): list(without_encoding(ast.parse(path.read_bytes())))
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
+    assert not {path: calls for path, calls in found.items() if calls}
+    for planted in ("p.read_text()", "open(p)", "open(p, 'w')", "run(c, text=True)"):
+        assert list(without_encoding(ast.parse(planted))), planted
+    assert not list(without_encoding(ast.parse("open(p, 'ab' if more else 'wb')")))

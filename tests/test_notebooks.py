@@ -15,7 +15,7 @@ PATHS = runner.notebooks()
 
 
 def load(path):
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def code(path):
@@ -48,7 +48,7 @@ class TestNotebook:
             value, kind = ast.literal_eval(node.value), ast.unparse(node.annotation)
             declared = parameters.PARAMETERS[node.target.id][0]
             assert kind == getattr(declared, "__name__", str(declared)), line
-            assert session._typed(node.target.id, value) == value
+            assert parameters.checked(node.target.id, value) == value
             names.append(node.target.id)
         assert names == parameters.COMMON + parameters.NOTEBOOKS[path.stem]
         values = {node.target.id: ast.literal_eval(node.value) for node in tree}
@@ -71,7 +71,7 @@ class TestNotebook:
         assert not any(out["output_type"] == "error" for out in outputs)
         assert not any(out.get("name") == "stderr" for out in outputs)
         assert path.stat().st_size < 500_000
-        assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", path.read_text())
+        assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", path.read_text(encoding="utf-8"))
 
     def test_shape(self, path):
         words = text([c for c in load(path)["cells"] if c["cell_type"] == "markdown"])
@@ -106,8 +106,8 @@ def test_parameter_files_name_known_parameters():
     files = sorted((ROOT / "notebooks" / "params").glob("*.yaml"))
     assert files
     for file in files:
-        given = yaml.safe_load(file.read_text())
-        assert all(session._typed(k, v) == v for k, v in given.items()), file.name
+        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        assert all(parameters.checked(k, v) == v for k, v in given.items()), file.name
         preset = presets.PRESETS[given["DATASET"]][given["PRESET"]]
         session._changed(preset, given.get("CHANGES", {}))
 
@@ -115,7 +115,7 @@ def test_parameter_files_name_known_parameters():
 def test_published_results_are_from_the_series_as_it_stands():
     published = ROOT / "data" / "results"
     for folder in sorted(published.glob("*-s*")):
-        results = {p.stem: json.loads(p.read_text()) for p in folder.glob("*.json")}
+        results = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in folder.glob("*.json")}
         assert set(results) <= set(parameters.NOTEBOOKS)
         for name, result in results.items():
             assert result["notebook"] == name
@@ -131,7 +131,7 @@ def test_every_preset_has_every_field():
 
 
 def test_readme_names_every_notebook_and_its_links_resolve():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for path in PATHS:
         assert f"notebooks/{path.name}" in readme
     for target in re.findall(r"\]\(([^)#]+)\)", readme):

@@ -31,7 +31,13 @@ def papermill(notebook, target, *more, **parameters):
 def finished(command, cwd=ROOT, timeout=120):
     """What a command said and how it ended."""
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
     )
 
 
@@ -48,7 +54,9 @@ def test_papermill_from_root_from_notebooks_and_from_elsewhere(tmp_path):
             THREADS=1,
             OUT=tmp_path / where,
         )
-        running[where] = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True)
+        running[where] = subprocess.Popen(
+            command, cwd=cwd, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
     for where, process in running.items():
         _, error = process.communicate(timeout=300)
         assert process.returncode == 0, (where, error[-2000:])
@@ -81,7 +89,9 @@ def test_notebook_02_through_cleverhans_with_its_cw(tmp_path):
     )
     done = finished(command, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads((tmp_path / FOLDER / "results" / "02_attacks.json").read_text())
+    result = json.loads(
+        (tmp_path / FOLDER / "results" / "02_attacks.json").read_text(encoding="utf-8")
+    )
     assert result["backend"] == "cleverhans"
     row = {r["setting"]: r for r in result["tables"]["sizes"]}
     # few iterations: failed images come back unchanged
@@ -97,7 +107,7 @@ def test_papermill_explains_every_parameter():
 
 
 def test_the_readme_names_commands_that_exist():
-    readme = (ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = set(re.findall(r"^make (\w+)", readme, re.M))
     assert {"run", "test", "lab"} <= targets
     for target in targets:
@@ -106,6 +116,35 @@ def test_the_readme_names_commands_that_exist():
     for line in re.findall(r"^\.venv/bin/(python -m nbutils .*)$", readme, re.M):
         done = finished([sys.executable, *line.split()[1:4], "--help"])
         assert done.returncode == 0, line
+
+
+AWKWARD = ["my runs", "it's", 'a "b" c', "x;y", "*", "a & b"]
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_make_hands_every_variable_over_as_one_word(value):
+    names = ("DATASET", "PRESET", "SEED", "NOTEBOOKS", "OUT", "DEVICE")
+    given = [f"{name}={value}" for name in names]
+    dry = finished(["make", "--no-print-directory", "-n", "run", *given])
+    words = shlex.split(dry.stdout.splitlines()[-1])
+    handed = dict(zip(words[4::2], words[5::2], strict=True))
+    assert handed == {f"--{name.lower()}": value for name in names}
+    dry = finished(["make", "--no-print-directory", "-n", "bench", *given[4:]])
+    words = shlex.split(dry.stdout.splitlines()[-1])
+    assert words[2:] == ["--out", value, "--device", value]
+
+
+def test_make_refuses_a_variable_that_its_goal_does_not_use():
+    for goal, given in (
+        ("run", "EPS_255=1"),
+        ("run", "seed=1"),
+        ("bench", "DATASET=mnist"),
+        ("render", "SEED=1"),
+    ):
+        dry = finished(["make", "-n", goal, given])
+        assert dry.returncode == 2 and not dry.stdout
+        assert f"{given.split('=')[0]} is no variable of make {goal}" in dry.stderr
+    assert finished(["make", "-n", "run", "SEED=0 1", "OUT=x"]).returncode == 0
 
 
 def test_lab_wants_its_token_and_runs_notebook_00(tmp_path):

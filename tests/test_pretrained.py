@@ -67,7 +67,10 @@ def test_used_for_equal_arguments_only_and_not_with_retrain(tmp_path, monkeypatc
     kept = publish.publish(first.folder, pretrained=True) / "classifier"
     assert kept == tmp_path / "pretrained" / "digits-smoke-s0" / "classifier"
     taken = steps.classifier(configure(tmp_path / "b"))
-    assert taken.record["made_by"]["code"] == json.loads((kept / "meta.json").read_text())["code"]
+    assert (
+        taken.record["made_by"]["code"]
+        == json.loads((kept / "meta.json").read_text(encoding="utf-8"))["code"]
+    )
     for name in ("accuracy", "train_loss"):
         assert taken.record[name] == trained.record[name]
     assert key_of(taken.model.state_dict()) == key_of(trained.model.state_dict())

@@ -50,7 +50,9 @@ def test_of_the_published_results_those_of_digits_are_by_the_present_code():
 def test_every_room_is_installed():
     """The list of packages is written by hand, since the project's data is one of them."""
     found = {path.parent.name for path in (ROOT / "nbutils").glob("*/__init__.py")}
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "setuptools"
+    ]["packages"]
     rooms = {name.partition(".")[2] for name in listed}
     assert rooms == {"", "_data", *found}
 
@@ -61,7 +63,12 @@ def test_the_module_installs_without_its_project(tmp_path):
     empty.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(place)]
     done = subprocess.run(
-        [*pip, str(ROOT)], capture_output=True, text=True, timeout=300, check=False
+        [*pip, str(ROOT)],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     env = {**os.environ, "PYTHONPATH": str(place), "OMP_NUM_THREADS": "1"}
@@ -79,7 +86,14 @@ def test_the_module_installs_without_its_project(tmp_path):
     ):
         command = [sys.executable, *arguments]
         done = subprocess.run(
-            command, cwd=empty, env=env, capture_output=True, text=True, timeout=300, check=False
+            command,
+            cwd=empty,
+            env=env,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=300,
+            check=False,
         )
         assert done.returncode == 0 and said in done.stdout, done.stderr
     assert (empty / "runs" / "digits-smoke-s0" / "classifier").is_dir()

@@ -1,5 +1,6 @@
 """The series as a whole, through the runner and nbval."""
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from nbutils import InputError
 from nbutils.series import publish, runner
 from nbutils.series.parameters import NOTEBOOKS
 from tests.conftest import ROOT, python, without_timings
@@ -128,7 +130,7 @@ def test_render_stores_outputs_with_the_hash_of_their_sources_and_publish_copies
     monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr(runner, "run_folder", lambda parameters: series[0] / FOLDER)
     assert runner.render(say=lambda line: None) == 0
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text(encoding="utf-8"))
     (output,) = stored["cells"][1]["outputs"]
     assert output["data"]["text/plain"] in (["42"], "42")
     assert stored["metadata"]["nbutils"]["sources"] == runner.sources_hash(stored)
@@ -136,19 +138,58 @@ def test_render_stores_outputs_with_the_hash_of_their_sources_and_publish_copies
     assert published == {f"{name}.json" for name in NOTEBOOKS}
 
 
+@pytest.mark.parametrize("number", [errno.EDQUOT, errno.ENOSPC])
+def test_a_disk_that_takes_no_notebook_is_a_sentence(number, tmp_path, monkeypatch):
+    """While an executed notebook, a rendered one or a table over seeds is saved."""
+    refusal = OSError(number, os.strerror(number))
+    said = "disk quota" if number == errno.EDQUOT else "No space is left"
+
+    def refuses(*a, **k):
+        raise refusal
+
+    lines = []
+    with monkeypatch.context() as patch:
+        patch.setattr("papermill.execute_notebook", refuses)
+        assert runner.run({"OUT": str(tmp_path)}, "00 01", say=lines.append) == 1
+    assert all(said in line and "00_start_here" in line for line in lines[:1]), lines
+    assert len(lines) == 3 and said in lines[1] and not list(tmp_path.rglob("*.ipynb"))
+
+    path = tmp_path / "77_small.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(), path)
+    runs = [{"OUT": str(tmp_path), "SEED": seed} for seed in (0, 1)]
+    for seed in (0, 1):
+        result = tmp_path / f"digits-quick-s{seed}" / "results" / "77_small.json"
+        result.parent.mkdir(parents=True, exist_ok=True)
+        result.write_text('{"key": {"name": "a", "value": 1}, "tables": {}}', encoding="utf-8")
+    monkeypatch.setattr(runner, "notebooks", lambda chosen="": [path])
+    monkeypatch.setattr("nbclient.NotebookClient.execute", lambda self: None)
+    monkeypatch.setattr(os, "fsync", refuses)
+    before = path.read_bytes()
+    for write in (runner.render, lambda: runner.over_seeds(runs)):
+        with pytest.raises(InputError, match=said):
+            write()
+    assert path.read_bytes() == before
+
+
+def test_seeds_given_twice_are_no_seeds_more(tmp_path):
+    runs = [{**PARAMETERS, "OUT": str(tmp_path), "SEED": seed} for seed in (0, 1, 0)]
+    with pytest.raises(InputError, match="SEED 0 is given 2 times"):
+        runner.over_seeds(runs, "02", say=lambda line: None)
+
+
 def test_seeds_are_put_together_with_means_and_intervals(series, tmp_path):
     out, lines = tmp_path, []
     for seed in (0, 1):
         shutil.copytree(series[0] / FOLDER / "results", out / f"digits-smoke-s{seed}" / "results")
     changed = out / "digits-smoke-s1" / "results" / "02_attacks.json"
-    content = json.loads(changed.read_text())
+    content = json.loads(changed.read_text(encoding="utf-8"))
     first = content["tables"]["sizes"][0]
     before = first["success"]
     content["key"]["value"], first["success"] = 0.5, before - 0.1
-    changed.write_text(json.dumps(content))
+    changed.write_text(json.dumps(content), encoding="utf-8")
     runs = [{**PARAMETERS, "OUT": str(out), "SEED": seed} for seed in (0, 1)]
     target = runner.over_seeds(runs, "02", say=lines.append)
-    found = json.loads((target / "02_attacks.json").read_text())
+    found = json.loads((target / "02_attacks.json").read_text(encoding="utf-8"))
     row = found["tables"]["sizes"][0]
     assert target.parent.name == "digits-smoke-s0+1"
     assert row["seeds"] == 2 and row["setting"] == first["setting"]

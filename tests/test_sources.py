@@ -128,7 +128,7 @@ def folders(tmp_path):
         picture(apples / "grau.jpg", 90, "L", (70, 100))
         picture(apples / "mit alpha.png", (0, 150, 0, 255), "RGBA", (64, 64))
         picture(tmp_path / part / "birnen" / "é.jpeg", (200, 200, 0), size=(200, 90))
-        (tmp_path / part / "birnen" / "notes.txt").write_text("no picture")
+        (tmp_path / part / "birnen" / "notes.txt").write_text("no picture", encoding="utf-8")
     return tmp_path
 
 

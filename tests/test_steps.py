@@ -55,7 +55,7 @@ def contents(out):
     """Every artifact's tensors as bytes and its record without seconds, by step and name."""
     found = {}
     for meta in sorted(out.rglob("meta.json")):
-        record = json.loads(meta.read_text())["record"]
+        record = json.loads(meta.read_text(encoding="utf-8"))["record"]
         record = {k: v for k, v in record.items() if k != "seconds"}
         found["/".join(meta.parts[-3:-1])] = (
             meta.with_name("tensors.safetensors").read_bytes(),
@@ -306,7 +306,12 @@ def test_two_runs_at_once_do_not_harm_each_other(reference, tmp_path):
     command = [sys.executable, "-m", "nbutils", *MAKE, "--out", str(tmp_path)]
     both = [
         subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
         )
         for _ in range(2)
     ]
@@ -342,9 +347,9 @@ def copied(tmp_path, reference):
 
 
 def edit(path, old, new):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert text.count(old) == 1, (path, old)
-    path.write_text(text.replace(old, new))
+    path.write_text(text.replace(old, new), encoding="utf-8")
     time.sleep(0.01)
 
 
@@ -376,7 +381,7 @@ def test_an_entry_or_a_package_more_leaves_everything_valid(reference, tmp_path)
     ):
         edit(package / room / "__init__.py", f"    {old}", f"    {new}")
     (package / "dummy").mkdir()
-    (package / "dummy" / "__init__.py").write_text('"""A room more."""\n')
+    (package / "dummy" / "__init__.py").write_text('"""A room more."""\n', encoding="utf-8")
     before, done = times(out), python(*MAKE, "--out", out, **here)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert times(out) == before
@@ -420,7 +425,7 @@ def test_makers_are_all_that_there_are():
     found = {
         name
         for path in (ROOT / "nbutils" / "steps").glob("*.py")
-        for name in re.findall(r"^def (make_\w+)", path.read_text(), re.M)
+        for name in re.findall(r"^def (make_\w+)", path.read_text(encoding="utf-8"), re.M)
     }
     assert found == set(MAKERS)
 
@@ -432,11 +437,11 @@ def test_editing_a_line_of_a_steps_own_function_remakes_that_step_and_says_so(
     """A line that changes no bit: the step is made again, and what hangs on its content stays."""
     here, out = copied(tmp_path, every_step), tmp_path / "out"
     for path in (tmp_path / "nbutils" / "steps").glob("*.py"):
-        for node in ast.parse(path.read_text()).body:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef) and node.name == maker:
-                lines = path.read_text().split("\n")
+                lines = path.read_text(encoding="utf-8").split("\n")
                 lines.insert(node.body[1].lineno - 1, "    edited = True  # noqa: F841")
-                path.write_text("\n".join(lines))
+                path.write_text("\n".join(lines), encoding="utf-8")
     before, done = times(out), python(out, code=EVERY_STEP, **here)
     assert done.returncode == 0, done.stderr
     after = times(out)
@@ -813,7 +818,7 @@ def test_a_brought_model_is_known_by_its_file_its_state_and_its_logits(tmp_path,
     edits = ("", ""), ("Net(1.0)", "Net(9.0)"), ("* self.t", "* self.t + 0 * x.sum()")
     for i, (old, new) in enumerate(edits):
         source = BROUGHT.replace(old, new) if old else BROUGHT
-        (tmp_path / f"brought{i}.py").write_text(source)
+        (tmp_path / f"brought{i}.py").write_text(source, encoding="utf-8")
         monkeypatch.setitem(sys.modules, "brought", importlib.import_module(f"brought{i}"))
         found.append(steps.classifier(configure(out, MODEL="brought:make")).artifact)
     assert len({one.content for one in found}) == 3
@@ -823,7 +828,7 @@ def test_a_brought_model_is_known_by_its_file_its_state_and_its_logits(tmp_path,
 
 def test_a_brought_model_that_answers_otherwise_is_measured_anew(tmp_path, monkeypatch):
     """A plain float that the factory reads from elsewhere: file and state are the same."""
-    (tmp_path / "warm.py").write_text(BROUGHT)
+    (tmp_path / "warm.py").write_text(BROUGHT, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     contents = []
     for temperature in ("1", "1000"):

@@ -8,6 +8,7 @@ import sys
 import time
 from functools import partial
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from nbutils import InputError
 from nbutils.attacks import ATTACKS, gradient
 from nbutils.detectors import DETECTORS
 from nbutils.models import ARCHITECTURES
+from nbutils.series import publish, session
 from nbutils.store import files, fingerprints
 from nbutils.store.artifacts import Parts, committed, load_or_make
 from nbutils.store.fingerprints import fingerprint, key_of
@@ -143,8 +145,49 @@ def test_no_space_left_gets_a_sentence_and_keeps_the_parts(tmp_path, monkeypatch
     assert not list((tmp_path / "a").glob(".*"))  # no half-written file stays
 
 
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOSPC, "No space is left for"),
+        (errno.EDQUOT, "The disk quota leaves no room for"),
+        (errno.EFBIG, "is larger than a file may be here"),
+        (errno.EROFS, "lies on a read-only file system"),
+        (errno.EACCES, "cannot be written: choose another OUT"),
+        (errno.EPERM, "cannot be written: choose another OUT"),
+        (errno.EIO, "the disk reports an error"),
+    ],
+)
+@pytest.mark.parametrize("what", ["a file", "a step", "a figure", "a result", "a publication"])
+def test_every_refusal_to_write_is_one_sentence_wherever_it_comes(
+    what, number, sentence, tmp_path, monkeypatch
+):
+    run = session.configure("01_classifiers", {"PRESET": "smoke", "OUT": str(tmp_path)})
+    figure = plt.figure()
+    files.atomically(run.folder / "results" / "01_classifiers.json", b"{}")
+    monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
+
+    def refuses(*_):
+        raise OSError(number, os.strerror(number))
+
+    writes = {
+        "a file": lambda: files.atomically(tmp_path / "x", b"x"),
+        "a step": lambda: load_or_make(tmp_path / "a", numbers),
+        "a figure": lambda: run.save(figure, "name"),
+        "a result": lambda: run.record(key=("a", 1.0), tables={}),
+        "a publication": lambda: publish.publish(run.folder),
+    }
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr(os, "fsync", refuses)
+    with pytest.raises(InputError, match=sentence) as caught:
+        writes[what]()
+    plt.close(figure)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    left = {p.name for p in tmp_path.rglob("*") if p.is_file() and p not in before}
+    assert left <= {"a.lock"}  # no half-written file stays
+
+
 def test_out_below_a_file_gets_a_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(InputError, match="is a file"):
         load_or_make(tmp_path / "file" / "a", numbers)
 
@@ -190,7 +233,7 @@ def test_key_of_sees_values_shapes_and_types():
 def test_records_with_any_keys_are_read_back(tmp_path):
     first = load_or_make(tmp_path / "a", numbers, {"record": {2: 1, 10: 2}})
     assert first.record == {"2": 1, "10": 2}
-    (tmp_path / "a" / "meta.json").write_text("5")
+    (tmp_path / "a" / "meta.json").write_text("5", encoding="utf-8")
     assert load_or_make(tmp_path / "a", numbers).record == {"n": 5}
 
 
@@ -225,7 +268,7 @@ def module(tmp_path, monkeypatch):
     def made(source, name="made"):
         path = tmp_path / f"{name.replace('.', '/')}.py"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(source)
+        path.write_text(source, encoding="utf-8")
         forget()
         return importlib.import_module(f"nbutils.{name.removesuffix('.__init__')}")
 
@@ -398,6 +441,6 @@ def test_a_fingerprint_is_the_same_in_every_process():
 
 def test_an_artifact_records_what_made_it(tmp_path):
     made = load_or_make(tmp_path / "a", numbers, {}, {"k": 1})
-    meta = json.loads((tmp_path / "a" / "meta.json").read_text())
+    meta = json.loads((tmp_path / "a" / "meta.json").read_text(encoding="utf-8"))
     assert meta["code"] == made.code == fingerprint(numbers, {"k": 1})[0]
     assert meta["arguments"] == {"k": 1} and meta["versions"]["torch"] == torch.__version__

@@ -146,7 +146,8 @@ def null_tanh(detector: Detector, x: torch.Tensor) -> float:
         their AUROC against the clean images; .5 where the path leaves no trace.
     """
     value = auroc(*(scores(detector, part).numpy(force=True) for part in (x, through_tanh(x))))
-    if abs(value - 0.5) > 0.1:
+    # a score that is moved by next to nothing still wins or loses against its own image
+    if abs(value - 0.5) > max(0.1, 0.5 / len(x) + 1e-6):
         raise Leak(
             f"Clean images that went through C&W's tanh alone have an AUROC of {value:.2f}: the "
             "path leaves a trace."

@@ -103,7 +103,7 @@ def _row(name: str, found: torch.Tensor, root: float) -> dict:
         "attack": name,
         "statistic": "mean",
         "here": mean,
-        "std": found.std().item(),
+        "std": found.std().item() if len(found) > 1 else None,
         "norm": mean * root,
         "n": len(found),
     }
@@ -129,7 +129,7 @@ def table5(maps: Sets, labels: Sets) -> list[dict]:
                     "attack_a": printed_name(a),
                     "attack_b": printed_name(b),
                     "here": found.mean().item(),
-                    "std": found.std().item(),
+                    "std": found.std().item() if len(found) > 1 else None,
                     "norm": found.mean().item() * root,
                     "same label": (labels[a] == labels[b]).double().mean().item(),
                     "n": len(found),

@@ -3,11 +3,11 @@ trained to data/pretrained.
 """
 
 import json
-import shutil
 from pathlib import Path
 
 from nbutils import InputError
 from nbutils.resources import ROOT
+from nbutils.store.files import atomically
 
 PUBLISHED = ROOT / "data" / "results"
 PRETRAINED = ROOT / "data" / "pretrained"
@@ -28,11 +28,10 @@ def publish(run_folder: Path, *, pretrained: bool = False) -> Path:
             f"{shown(run_folder)} holds no results to publish: run the notebooks first."
         )
     target = PUBLISHED / run_folder.name
-    target.mkdir(parents=True, exist_ok=True)
     for result in sorted((run_folder / "results").glob("*.json")):
-        shutil.copyfile(result, target / result.name)
+        atomically(target / result.name, result.read_bytes())
     for figure in sorted((run_folder / "figures").glob("*-controls.png")):
-        shutil.copyfile(figure, target / figure.name)
+        atomically(target / figure.name, figure.read_bytes())
     return target
 
 
@@ -53,9 +52,8 @@ def _publish_networks(run_folder: Path) -> Path:
             "there: make one, with RETRAIN."
         )
     for source, place in trained:
-        place.mkdir(parents=True, exist_ok=True)
         for name in ("meta.json", "tensors.safetensors"):
-            shutil.copyfile(source / name, place / name)
+            atomically(place / name, (source / name).read_bytes())
     return target
 
 

@@ -1,6 +1,6 @@
 """Runs the series of notebooks headless, and renders the outputs that are stored with them.
 
-Needs Jupyter; imports no torch.
+Needs Jupyter.
 """
 
 import hashlib
@@ -9,13 +9,14 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from nbutils import InputError
 from nbutils.resources import checkout
-from nbutils.series.parameters import run_folder
+from nbutils.series.parameters import PARAMETERS, run_folder, seeds_of, unknown
 from nbutils.series.publish import publish, shown
+from nbutils.store.files import atomically, speaking
 
 
 def _folder() -> Path:
@@ -69,7 +70,8 @@ def run(parameters: dict, chosen: str = "", *, say=print) -> int:
     names = {path: parameter_names(path) for path in paths}
     for name in parameters:
         if not any(name in known for known in names.values()):
-            raise InputError(f"{name} is no parameter of {', '.join(p.stem for p in paths)}.")
+            known = [one for one in PARAMETERS if any(one in own for own in names.values())]
+            raise unknown(name, known, ", ".join(p.stem for p in paths))
     out, failed = run_folder(parameters), 0
     for path in paths:
         started = time.perf_counter()
@@ -99,12 +101,11 @@ def over_seeds(runs: list[dict], chosen: str = "", *, say=print) -> Path:
         the folder `<dataset>-<preset>-s0+1+2/results` beside the runs', with a JSON a notebook.
     """
     folders = [run_folder(parameters) for parameters in runs]
-    seeds = "+".join(str(parameters["SEED"]) for parameters in runs)
+    seeds = "+".join(map(str, seeds_of([parameters["SEED"] for parameters in runs])))
     target = (
         folders[0].with_name(folders[0].name.replace(f"-s{runs[0]['SEED']}", f"-s{seeds}"))
         / "results"
     )
-    target.mkdir(parents=True, exist_ok=True)
     for path in notebooks(chosen):
         files = [folder / "results" / f"{path.stem}.json" for folder in folders]
         if not all(file.exists() for file in files):
@@ -120,12 +121,8 @@ def over_seeds(runs: list[dict], chosen: str = "", *, say=print) -> Path:
         if "verdicts" in results[0]["tables"]:
             tables["verdicts"] = _verdicts_over_seeds(path.stem[:2], results)
         key = _mean_rows([[result["key"]] for result in results])[0]
-        (target / f"{path.stem}.json").write_text(
-            json.dumps(
-                {"notebook": path.stem, "seeds": seeds, "key": key, "tables": tables}, indent=1
-            )
-            + "\n"
-        )
+        content = {"notebook": path.stem, "seeds": seeds, "key": key, "tables": tables}
+        atomically(target / f"{path.stem}.json", (json.dumps(content, indent=1) + "\n").encode())
         low, high = key.get("value_interval", [float("nan")] * 2)
         say(
             f"{path.stem:<28}{key['name']} {key['value']:.3g} [{low:.3g}, {high:.3g}] over "
@@ -189,13 +186,20 @@ def _execute(source: Path, target: Path, parameters: dict) -> str:
     """Run one notebook into `target`, which appears whole or not at all; returns the error's last
     line, or nothing.
     """
-    import papermill
-
     os.environ["NBUTILS_PROGRESS"] = "0"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return f"OUT cannot be made a folder ({error.strerror}): choose another."
+        with speaking(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            return _executed(source, target, parameters)
+    except InputError as error:
+        return f"InputError: {error}"
+    except OSError as error:  # no place for the kernel's own files, say
+        return f"{shown(target)} was not made: {error}."
+
+
+def _executed(source: Path, target: Path, parameters: dict) -> str:
+    import papermill
+
     part = target.with_name(f".{target.stem}.{os.getpid()}.ipynb")
     for attempt in (1, 2):
         try:
@@ -219,7 +223,8 @@ def _execute(source: Path, target: Path, parameters: dict) -> str:
             if attempt == 2:
                 return f"the kernel died: {error}"
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # the first refusal is the one to tell
+                part.unlink(missing_ok=True)
     return ""
 
 
@@ -280,9 +285,7 @@ def render(*, say=print) -> int:
             "language_info": {"name": "python"},
             "nbutils": {"sources": sources_hash(json.loads(nbformat.writes(notebook)))},
         }
-        part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(nbformat.writes(notebook) + "\n")
-        os.replace(part, path)
+        atomically(path, (nbformat.writes(notebook) + "\n").encode())
         say(
             f"{path.stem:<28}{time.perf_counter() - started:7.1f} s   "
             f"{path.stat().st_size // 1000} kB"

@@ -3,7 +3,6 @@ folders; and where its results end.
 """
 
 import ctypes
-import difflib
 import inspect
 import io
 import json
@@ -30,16 +29,19 @@ from nbutils.detectors.groups import READING_NAMES, TRAINED
 from nbutils.models import ARCHITECTURES
 from nbutils.models.building import build
 from nbutils.models.published import NETWORKS
-from nbutils.resources import from_here, resource
+from nbutils.resources import from_here, resource, usable_cpus
 from nbutils.series.parameters import (
+    BEGIN_WITH_FGSM,
     COMMON,
     DEFAULTS,
-    LARGEST,
     NEED_COLOUR,
     NOTEBOOKS,
     PARAMETERS,
+    checked,
+    nearest,
     run_folder,
     run_name,
+    unknown,
 )
 from nbutils.series.provenance import code_of
 from nbutils.steps.run import Run
@@ -60,7 +62,6 @@ class Session(Run):
         kept = {"format": "png", "dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
         figure.savefig(buffer, **kept)
         path = self.shown / "figures" / f"{self.notebook}-{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomically(path, buffer.getvalue())
 
     def record(
@@ -94,7 +95,6 @@ class Session(Run):
         }
         text = json.dumps(_plain(result), indent=1, sort_keys=True, allow_nan=False) + "\n"
         path = self.shown / "results" / f"{self.notebook}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         atomically(path, text.encode())
         return json.loads(text)
 
@@ -118,33 +118,63 @@ def start(notebook: str, namespace: dict) -> Session:
     every one of them is known to be good.
 
     Args:
-        namespace: the notebook's `globals()`; its upper-case names are the parameters, others must
-            not hold plain values yet.
+        namespace: the notebook's `globals()`; its upper-case names are the parameters. A name that
+            resembles one and is none is refused; names that cells made are nobody's business.
     Raises:
         InputError: one sentence that names the parameter and what it may be.
     """
     if notebook not in NOTEBOOKS:
         raise InputError(f"Notebook {notebook!r} is unknown: the series is {', '.join(NOTEBOOKS)}.")
     known = COMMON + NOTEBOOKS[notebook]
+    again = any(isinstance(value, Session) for value in namespace.values())
+    for name, value in namespace.items():
+        if name not in known and _resembling(name, value, again):
+            raise unknown(name, known, notebook)
+    return configure(notebook, {name: namespace[name] for name in known if name in namespace})
+
+
+def _resembling(name: str, value: object, again: bool) -> bool:
+    """Whether a name was meant to be a parameter, which it is not.
+
+    Args:
+        again: a session was started in this namespace before, so that the notebook's own cells
+            have made names; those that resemble parameters in lower case are theirs.
+    """
     plain = (str, int, float, bool, list, dict, tuple, type(None))
-    given = {
-        k: v
-        for k, v in namespace.items()
-        if not k.startswith("_")
-        and k not in ("In", "Out")
-        and (k in PARAMETERS or isinstance(v, plain))
-    }
-    for name in given:
-        if name not in known:
-            close = difflib.get_close_matches(name.upper(), known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(known)}."
-            raise InputError(f"{name} is no parameter of {notebook}: {hint}")
-    return configure(notebook, {**DEFAULTS, **given})
+    if name.startswith("_") or name in ("In", "Out"):
+        return False
+    if name in PARAMETERS:
+        return True
+    if not isinstance(value, plain):
+        return False
+    resembles = bool(nearest(name, list(PARAMETERS)))
+    return resembles and name.isupper() if again else resembles or name.isupper()
 
 
 def configure(notebook: str, parameters: dict) -> Session:
     """`start` for parameters that are in a dict already."""
-    p = {name: _typed(name, value) for name, value in parameters.items()}
+    p, preset = checked_together(notebook, parameters)
+    device = _device(p["DEVICE"])
+    _determined(p["SEED"], p["THREADS"], device)
+    _keep_memory()
+    pictures = _pictures(notebook, p["DATASET"])
+    shown, folder = run_folder(p), run_folder(p | {"DATASET": pictures})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"OUT {p['OUT']!r} cannot be made a folder ({error.strerror}): choose another."
+        ) from error
+    as_committed = p | {"DATASET": pictures, "CHANGES": {}}  # the arguments tell whether they serve
+    networks = resource("pretrained") / run_name(as_committed)
+    return Session(p, preset, device, pictures, folder, networks, notebook=notebook, shown=shown)
+
+
+def checked_together(notebook: str, parameters: dict) -> tuple[dict, dict]:
+    """All parameters of a notebook, each of its type and range and fitting the others, and the
+    preset that they give; nothing is touched.
+    """
+    p = {name: checked(name, value) for name, value in {**DEFAULTS, **parameters}.items()}
     if p["DATASET"] not in DATASETS:
         raise InputError(
             f"DATASET {p['DATASET']!r} is unknown: choose one of {', '.join(DATASETS)}."
@@ -174,6 +204,20 @@ def configure(notebook: str, parameters: dict) -> Session:
                 raise InputError(
                     f"{name} holds {item!r}, which is unknown: choose among {', '.join(short)}."
                 )
+    attacks = {attack: settings[attack] for attack in p.get("ATTACKS", [])}
+    if notebook in BEGIN_WITH_FGSM and attacks and "fgsm" not in next(iter(attacks)):
+        raise InputError(
+            "ATTACKS must begin with an FGSM, which stands beside the paper's, not with "
+            f"{next(iter(attacks))}."
+        )
+    for name, wanted, takes in (
+        ("EPS_255", "a budget in the l-infinity norm", _within_linf),
+        ("STEPS", "steps", _iterative),
+    ):
+        if p.get(name) and attacks and not any(map(takes, attacks.values())):
+            raise InputError(
+                f"{name} would change nothing: no attack among {', '.join(attacks)} has {wanted}."
+            )
     preset = _changed(PRESETS[p["DATASET"]][p["PRESET"]], p["CHANGES"])
     if p["MODEL"] and ":" not in p["MODEL"] and p["MODEL"] not in ARCHITECTURES:
         build(p["MODEL"], (1, 8, 8), 2)  # raises the sentence about unknown models
@@ -184,53 +228,25 @@ def configure(notebook: str, parameters: dict) -> Session:
         )
     if p["WEIGHTS"] not in ("", "torchvision", "none") and not from_here(p["WEIGHTS"]).is_file():
         raise InputError(f"WEIGHTS {p['WEIGHTS']!r} is no file.")
-    device = _device(p["DEVICE"])
-    _determined(p["SEED"], p["THREADS"], device)
-    _keep_memory()
-    pictures = _pictures(notebook, p["DATASET"])
-    shown, folder = run_folder(p), run_folder(p | {"DATASET": pictures})
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    if p["RETRAIN"] and (":" in p["MODEL"] or p["WEIGHTS"] not in ("", "none")):
         raise InputError(
-            f"OUT {p['OUT']!r} cannot be made a folder ({error.strerror}): choose another."
-        ) from error
-    as_committed = p | {"DATASET": pictures, "CHANGES": {}}  # the arguments tell whether they serve
-    networks = resource("pretrained") / run_name(as_committed)
-    return Session(p, preset, device, pictures, folder, networks, notebook=notebook, shown=shown)
+            "RETRAIN trains an architecture of ours, but MODEL or WEIGHTS bring a trained model."
+        )
+    _device(p["DEVICE"])
+    return p, preset
+
+
+def _within_linf(setting: dict) -> bool:
+    return "eps" in setting and setting.get("norm", "linf") == "linf"
+
+
+def _iterative(setting: dict) -> bool:
+    return "steps" in setting or "max_iterations" in setting
 
 
 def _pictures(notebook: str, dataset: str) -> str:
     """The data set that a notebook looks at."""
     return IN_COLOUR.get(dataset, dataset) if notebook in NEED_COLOUR else dataset
-
-
-def _typed(name: str, value: object) -> object:
-    """The value, when its type and sign are right; whole floats pass as counts and counts as
-    floats.
-    """
-    kind, may_be = PARAMETERS[name]
-    good = isinstance(value, kind) or (kind is float and isinstance(value, int))
-    if not good or (isinstance(value, bool) and kind is not bool):
-        raise InputError(f"{name} must be {kind.__name__} ({may_be}), but is {value!r}.")
-    if kind is float and not math.isfinite(value):
-        raise InputError(f"{name} must be finite, but is {value!r}.")
-    if may_be == "0 or more" and value < 0:
-        raise InputError(f"{name} must be {may_be}, but is {value!r}.")
-    if may_be == "between 0 and 1" and not 0 < value < 1:
-        raise InputError(f"{name} must lie {may_be}, but is {value!r}.")
-    if name == "BACKEND" and value not in ("nbutils", "cleverhans"):
-        raise InputError(f"BACKEND must be nbutils or cleverhans, but is {value!r}.")
-    named_once = (
-        isinstance(value, list)
-        and all(isinstance(item, str) for item in value)
-        and len(set(value)) == len(value)
-    )
-    if isinstance(value, list) and not (named_once and (value or name in ("CLASSES", "READINGS"))):
-        raise InputError(f"{name} must name at least one, each once, but is {value!r}.")
-    if name in LARGEST and value >= LARGEST[name]:
-        raise InputError(f"{name} must be under {LARGEST[name]}, but is {value!r}.")
-    return float(value) if kind is float else value
 
 
 AT_LEAST = {
@@ -272,6 +288,11 @@ def _changed(preset: dict, changes: dict) -> dict:
                 and value >= AT_LEAST.get(name, 0)
                 and not (value == 1 and name in ("train", "attacked_train"))
             )
+            if right and value == 1 and name == "attacked_test":
+                raise InputError(
+                    "CHANGES must give attacked_test at least 2: notebooks compare an image with "
+                    "another one."
+                )
         if not right:
             raise InputError(f"CHANGES must give {name} a value like {now!r}, not {value!r}.")
         if name in ("classifier", "detector") and value not in ARCHITECTURES:
@@ -314,7 +335,7 @@ def _determined(seed: int, threads: int, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = (
             False  # or labels stored by a GPU need not hold on the machine that loads them
         )
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or usable_cpus())
     torch.manual_seed(seed)
 
 

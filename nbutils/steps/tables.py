@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nbutils.attacks import ATTACKS, cost
-from nbutils.attacks.settings import PHOTOGRAPHS, settings_for
+from nbutils.attacks.settings import CLEVERHANS_SETTINGS, PHOTOGRAPHS, settings_for
 from nbutils.data.images import to_levels
 from nbutils.detectors import READINGS, views
 from nbutils.detectors.consistency import emphasised
@@ -152,11 +152,14 @@ def knobs(run: Run, name: str) -> dict:
 
     EPS_255 reaches the l-infinity budgets alone, STEPS every setting that has steps.
     """
-    given, setting = run.parameters, settings_for(run.data.name).get(name, {})
+    given, backend = run.parameters, run.parameters["BACKEND"]
+    theirs = backend == "cleverhans"
+    setting = (CLEVERHANS_SETTINGS if theirs else settings_for(run.data.name)).get(name, {})
+    count = "max_iterations" if "max_iterations" in setting else "steps"  # of cleverhans' C&W
     return {
         "eps": given["EPS_255"] / 255 if given["EPS_255"] and within_linf(run, name) else None,
-        "steps": given["STEPS"] if given["STEPS"] and "steps" in setting else None,
-        "backend": given["BACKEND"],
+        count: given["STEPS"] if given["STEPS"] and count in setting else None,
+        "backend": backend,
     }
 
 
@@ -427,7 +430,7 @@ def sized(
     found: dict[str, tuple[str, dict[str, float]]] = {}
     for name in attacks:
         found[name] = (name, {})
-        if name in ladders and eps_255 and name != "iterative_l2":
+        if eps_255 and within_linf(run, name):
             found[name] = (name, {"eps": eps_255 / 255})
         elif name in ladders:
             known = {level: accuracy_under(adversarial(run, level)) for level in ladders[name]}

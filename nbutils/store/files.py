@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -59,17 +59,23 @@ def read_json(path: Path) -> dict:
 def atomically(path: Path, data: bytes) -> None:
     """Put `data` at `path`: written beside it, fsynced, renamed.
 
-    A reader sees the old file or the new one.
+    A reader sees the old file or the new one; its folder is made where there is none.
+
+    Raises:
+        InputError: the system refuses; the sentence says what and how (`speaking`).
     """
     part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(part, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with speaking(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+        finally:
+            with suppress(OSError):  # the first refusal is the one to tell
+                part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -77,27 +83,38 @@ def locked(folder: Path) -> Iterator[None]:
     """One writer a folder, across processes; the lock lies beside the folder and falls when its
     holder dies.
     """
-    with FileLock(f"{folder}.lock", timeout=LOCK_TIMEOUT) as lock:
+    with speaking(folder), FileLock(f"{folder}.lock", timeout=LOCK_TIMEOUT) as lock:
         if not lock.is_locked:
             raise RuntimeError(f"{folder} is not locked")
         yield
 
 
+# What the system's refusals of a write mean, and what to do about them; {} is the path.
+REFUSALS = {
+    errno.ENOSPC: "No space is left for {}: free some and run again, what was finished is kept.",
+    errno.EDQUOT: "The disk quota leaves no room for {}: free some of yours and run again, what "
+    "was finished is kept.",
+    errno.EFBIG: "{} is larger than a file may be here (ulimit -f, or the file system): choose "
+    "another OUT.",
+    errno.ENOTDIR: "OUT must be a folder, but a part of {} is a file.",
+    errno.EEXIST: "OUT must be a folder, but {} is a file.",
+    errno.EISDIR: "{} is a folder, but a file must be written there: move it or choose another "
+    "OUT.",
+    errno.EACCES: "{} cannot be written: choose another OUT or its permissions.",
+    errno.EPERM: "{} cannot be written: choose another OUT or its permissions.",
+    errno.EROFS: "{} lies on a read-only file system: choose another OUT.",
+    errno.ENAMETOOLONG: "The name {} is too long for this file system: choose a shorter OUT.",
+    errno.EIO: "{} cannot be written, for the disk reports an error: choose another OUT.",
+    errno.ESTALE: "The network folder of {} has gone: mount it again or choose another OUT.",
+}
+
+
 @contextmanager
 def speaking(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into a sentence."""
+    """Turn the operating system's refusals to write into a sentence."""
     try:
         yield
     except OSError as error:
-        sentences = {
-            errno.ENOSPC: (
-                f"No space is left for {path}: free some and run again, what was finished is kept."
-            ),
-            errno.ENOTDIR: f"OUT must be a folder, but a part of {path} is a file.",
-            errno.EEXIST: f"OUT must be a folder, but {path} is a file.",
-            errno.EACCES: f"{path} cannot be written: choose another OUT or its permissions.",
-            errno.EROFS: f"{path} lies on a read-only file system: choose another OUT.",
-        }
-        if error.errno in sentences:
-            raise InputError(sentences[error.errno]) from error
+        if error.errno in REFUSALS:
+            raise InputError(REFUSALS[error.errno].format(path)) from error
         raise

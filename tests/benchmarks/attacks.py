@@ -456,8 +456,8 @@ def main():
         "jsma_224": step,
         "rows": rows,
     }
-    (folder / "attacks.json").write_text(json.dumps(record, indent=1))
-    (folder / "attacks.md").write_text(table(rows))
+    (folder / "attacks.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / "attacks.md").write_text(table(rows), encoding="utf-8")
     figure(rows, folder / "attacks.png")
     print(f"{folder}/attacks.json, .md and .png")
 
