@@ -168,6 +168,9 @@ def listed(
             f"{', '.join(there[:10]) or 'none'}."
         )
     names = list(classes) or there
+    strange = [name for name in names if not name.isprintable()]
+    if strange:
+        raise InputError(f"{folder} has a class folder whose name cannot be shown: {strange[0]!r}.")
     if len(names) < 2:
         raise InputError(
             f"{folder} must hold one folder of pictures for each of two classes or more, but "
