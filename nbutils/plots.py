@@ -122,7 +122,7 @@ def fitted(text: str, inches: float, size: float, *, lines: int = 2) -> str:
     at most; what does not fit is cut after a whole word and leaves an ellipsis. One word that is
     itself too wide is cut.
     """
-    points = 72 * inches - size / 2  # and a gap
+    points = 72 * inches - 0.4 * size  # and a gap
     parts = [_wrapped(line, points, size, lines) for line in text.split("\n")]
     return "\n".join(row for rows in parts for row in rows)
 
@@ -185,7 +185,8 @@ def gallery(
             ax.set_frame_on(False)
         for ax, image in zip(line, images, strict=False):
             picture(ax, image)
-        line[0].set_ylabel(plain(label), rotation=0, ha="right", va="center", fontsize=9)
+        beside = plain(fitted(label, 1.3, 9, lines=3))
+        line[0].set_ylabel(beside, rotation=0, ha="right", va="center", fontsize=9)
     said = [fitted(text, column, 8) for text in titles]
     for ax, text in zip(axes[0], said, strict=False):
         ax.set_title(plain(text), fontsize=8)
@@ -533,7 +534,7 @@ def map_gallery(
     figure, axes = plt.subplots(
         rows, n, figsize=(width, high * rows + 0.9), squeeze=False, layout="constrained"
     )
-    column = (width - 0.75 - _beside(maps, 9)) / n  # the colour bar has three quarters of an inch
+    column = (width - 1 - _beside(maps, 9)) / n  # the colour bar has an inch
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.set_frame_on(False)

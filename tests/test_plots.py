@@ -169,12 +169,19 @@ def test_the_title_above_all_stands_above_those_of_the_columns():
         assert figure._suptitle.get_window_extent().y0 > highest
 
 
+def test_classes_with_the_same_first_words_keep_a_row_each():
+    names = ["hand made red pot of clay", "hand made red pot of tin", "a"]
+    figure = plots.gallery({name: torch.rand(2, 1, 6, 6) for name in names})
+    labels = [ax.get_ylabel().replace("\n", " ") for ax in figure.axes[::2]]
+    assert labels == names
+
+
 def test_a_name_is_wrapped_or_cut_between_words():
-    wide = (plots._width("T-shirt or", 9) + 5) / 72
+    wide = (plots._width("T-shirt or", 9) + 7) / 72
     assert plots.fitted("T-shirt or top", wide, 9) == "T-shirt or\ntop"
     assert plots.fitted("T-shirt or top", wide, 9, lines=1) == "T-shirt …"
     assert plots.fitted("T-shirt or top\n(99%)", 9, 9) == "T-shirt or top\n(99%)"
-    narrow = (plots._width("hand-held_", 9) + 5) / 72
+    narrow = (plots._width("hand-held_", 9) + 7) / 72
     assert plots.fitted("hand-held_computer", narrow, 9) == "hand-held_\ncomputer"
     for text in (*LONG, *MONEY, "", "   ", "- - -", "a_b-c/d"):
         for lines in (1, 2, 3):
