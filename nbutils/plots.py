@@ -5,7 +5,8 @@ One colour in the series for each attack and detector that is drawn, safe for co
 """
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,9 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.textpath import text_to_path
 
 from nbutils import InputError
 from nbutils.evaluation.intervals import wilson
@@ -102,16 +105,79 @@ def line(name: str) -> dict[str, str]:
     return {"color": chosen, "ls": style}
 
 
+def plain(text: str) -> str:
+    """A text as matplotlib has to get it to draw it letter by letter: a class of the user's may
+    hold dollar signs, and what stands between two of them would be read as mathematics.
+
+    The functions here that draw images do so with their titles and labels.
+    """
+    return text.replace("$", r"\$")
+
+
+def fitted(text: str, inches: float, size: float, *, lines: int = 2) -> str:
+    """A text whose lines are no wider than `inches` at a font of `size` points, so that the titles
+    of neighbours do not run into one another.
+
+    Lines that are too wide are wrapped between words, or after a hyphen or a low line, into `lines`
+    at most; what does not fit is cut after a whole word and leaves an ellipsis. One word that is
+    itself too wide is cut.
+    """
+    points = 72 * inches - 0.4 * size  # and a gap
+    parts = [_wrapped(line, points, size, lines) for line in text.split("\n")]
+    return "\n".join(row for rows in parts for row in rows)
+
+
+def _wrapped(line: str, points: float, size: float, lines: int) -> list[str]:
+    rows = [""]
+    for piece in re.split(r"(?<=\s)(?!…)|(?<=\w[_/-])(?=\w)", line):
+        if rows[-1] and _width((rows[-1] + piece).rstrip(), size) > points:
+            rows.append("")
+        rows[-1] += piece
+    rows, more = [row.rstrip() for row in rows[:lines]], len(rows) > lines
+    if more:
+        last = rows[-1]
+        while " " in last and _width(last + " …", size) > points:
+            last = last.rsplit(" ", 1)[0]
+        rows[-1] = last + " …"
+    for i, row in enumerate(rows):
+        if _width(row, size) > points:
+            row = row.removesuffix(" …")
+            while len(row) > 1 and _width(row + "…", size) > points:
+                row = row[:-1]
+            rows[i] = row + "…"
+    return rows
+
+
+def _width(text: str, size: float) -> float:
+    """The width of a line in points."""
+    return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
+
+
+def _beside(labels: Iterable[str], size: float) -> float:
+    """The width in inches of the labels of rows."""
+    return (
+        max((_width(line, size) for label in labels for line in label.split("\n")), default=0) / 72
+    )
+
+
 def gallery(
-    rows: dict[str, torch.Tensor], titles: Sequence[str] = (), *, size: float = 0.95
+    rows: dict[str, torch.Tensor],
+    titles: Sequence[str] = (),
+    *,
+    size: float = 0.95,
+    title: str = "",
 ) -> Figure:
     """A grid of images: one row a label, (n,c,h,w) in [0,1] each; signed maps must have been
     brought to [0,1] before.
+
+    Args:
+        titles: of the columns. title: above them all.
     """
     n = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(
-        len(rows), n, figsize=(min(8, 1.1 + size * n), size * len(rows) + 0.35), squeeze=False
-    )
+    width, height = min(8, 1.1 + size * n), size * len(rows) + 0.35
+    figure, axes = plt.subplots(len(rows), n, figsize=(width, height), squeeze=False)
+    inside = figure.subplotpars
+    column = width * (inside.right - inside.left) / n
     for line, (label, images) in zip(axes, rows.items(), strict=True):
         for ax in line:
             ax.set_xticks([])
@@ -119,10 +185,16 @@ def gallery(
             ax.set_frame_on(False)
         for ax, image in zip(line, images, strict=False):
             picture(ax, image)
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-    for ax, title in zip(axes[0], titles, strict=False):
-        ax.set_title(title, fontsize=8)
+        beside = plain(fitted(label, 1.3, 9, lines=3))
+        line[0].set_ylabel(beside, rotation=0, ha="right", va="center", fontsize=9)
+    said = [fitted(text, column, 8) for text in titles]
+    for ax, text in zip(axes[0], said, strict=False):
+        ax.set_title(plain(text), fontsize=8)
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
+    if title:
+        above = 6 + 8 * 1.2 * max((text.count("\n") + 1 for text in said), default=0)
+        place = inside.top + (above + 4) / 72 / height
+        figure.suptitle(plain(title), y=place, va="bottom", fontsize=11)
     return figure
 
 
@@ -139,7 +211,12 @@ def picture(ax: Axes, image: torch.Tensor) -> Axes:
 
 
 def perturbations(
-    x: torch.Tensor, x_adv: torch.Tensor, titles: Sequence[str] = (), *, k: float | None = None
+    x: torch.Tensor,
+    x_adv: torch.Tensor,
+    titles: Sequence[str] = (),
+    *,
+    k: float | None = None,
+    title: str = "",
 ) -> Figure:
     """Clean images, adversarial images, and what was added, scaled by `k` around middle grey; k is
     chosen so that the largest change shows.
@@ -149,6 +226,7 @@ def perturbations(
     return gallery(
         {"clean": x, "adversarial": x_adv, f"perturbation\nx {k:g}": (0.5 + k * delta).clamp(0, 1)},
         titles,
+        title=title,
     )
 
 
@@ -315,13 +393,11 @@ def captioned(
     """Large images, each under a caption of its own: one row a label, (n,c,h,w) in [0,1] each."""
     n = max((len(images) for images in rows.values()), default=1)
     height = (size + 0.5) * len(rows) + (0.4 if title else 0)
+    width = min(8, max(5, 1.1 + size * n))
     figure, axes = plt.subplots(
-        len(rows),
-        n,
-        figsize=(min(8, max(5, 1.1 + size * n)), height),
-        squeeze=False,
-        layout="constrained",
+        len(rows), n, figsize=(width, height), squeeze=False, layout="constrained"
     )
+    column = (width - _beside(rows, 10)) / n
     for line, (label, images), texts in zip(axes, rows.items(), captions, strict=True):
         for ax in line:
             ax.set_xticks([])
@@ -329,10 +405,10 @@ def captioned(
             ax.set_frame_on(False)
         for ax, image, text in zip(line, images, texts, strict=False):
             picture(ax, image)
-            ax.set_title(text, fontsize=9)
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+            ax.set_title(plain(fitted(text, column, 9)), fontsize=9)
+        line[0].set_ylabel(plain(label), rotation=0, ha="right", va="center", fontsize=10)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title), fontsize=11)
     return figure
 
 
@@ -369,23 +445,23 @@ def attacked(
         label: the name of the label that the clean image is read as.
     """
     n = len(names)
-    figure, axes = plt.subplots(
-        3, n, figsize=(min(8, 0.9 + 1.25 * n), 4.5), squeeze=False, layout="constrained"
-    )
-    for column, name, clean, adversarial, now in zip(axes.T, names, x, x_adv, read, strict=True):
+    width = min(8, 0.9 + 1.25 * n)
+    figure, axes = plt.subplots(3, n, figsize=(width, 4.5), squeeze=False, layout="constrained")
+    column = (width - 0.5) / n
+    for three, name, clean, adversarial, now in zip(axes.T, names, x, x_adv, read, strict=True):
         delta = adversarial - clean
         largest = delta.abs().max().item()
         k = float(f"{0.5 / largest:.2g}") if largest else 0.0
-        for ax, image in zip(column, (clean, adversarial, 0.5 + k * delta), strict=True):
+        for ax, image in zip(three, (clean, adversarial, 0.5 + k * delta), strict=True):
             picture(ax, image)
             ax.set(xticks=[], yticks=[])
         fooled = now != label
-        said = f"✓ read as {now:.9}" if fooled else f"✗ still {label:.9}"
-        column[0].set_title(name.replace("_l2", "\nl2"), fontsize=9)
-        column[1].set_title(said, fontsize=9, color=RED if fooled else BLUE)
-        for side in column[1].spines.values():
+        said = fitted(f"✓ read as {now}" if fooled else f"✗ still {label}", column, 9, lines=3)
+        three[0].set_title(fitted(name.replace("_l2", "\nl2"), column, 9), fontsize=9)
+        three[1].set_title(plain(said), fontsize=9, color=RED if fooled else BLUE)
+        for side in three[1].spines.values():
             side.set(color=RED if fooled else BLUE, linewidth=2.5)
-        column[2].set_xlabel(f"k = {k:g}" if largest else "no change", fontsize=9)
+        three[2].set_xlabel(f"k = {k:g}" if largest else "no change", fontsize=9)
     for ax, row in zip(axes[:, 0], ("clean", "adversarial", "perturbation\nx k"), strict=True):
         ax.set_ylabel(row, fontsize=9)
     return figure
@@ -454,31 +530,28 @@ def map_gallery(
         caption: the title above all.
     """
     n, rows = len(images), 1 + len(maps)
-    high = 0.92 + 0.17 * each
+    high, width = 0.92 + 0.17 * each, min(8, 1.7 + 0.92 * n)
     figure, axes = plt.subplots(
-        rows,
-        n,
-        figsize=(min(8, 1.7 + 0.92 * n), high * rows + 0.9),
-        squeeze=False,
-        layout="constrained",
+        rows, n, figsize=(width, high * rows + 0.9), squeeze=False, layout="constrained"
     )
+    column = (width - 1 - _beside(maps, 9)) / n  # the colour bar has an inch
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.set_frame_on(False)
     for ax, image in zip(axes[0], images, strict=True):
         picture(ax, image)
     for ax, title in zip(axes[0], titles, strict=False):
-        ax.set_title(title, fontsize=9)
+        ax.set_title(plain(fitted(title, column, 9)), fontsize=9)
     axes[0, 0].set_ylabel("image", rotation=0, ha="right", va="center", fontsize=9)
     for line, (label, found) in zip(axes[1:], maps.items(), strict=True):
-        line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        line[0].set_ylabel(plain(label), rotation=0, ha="right", va="center", fontsize=9)
         for ax, one in zip(line, found, strict=True):
             drawn = saliency_map(ax, one, each=each)
     bar = figure.colorbar(drawn, ax=axes[1:].ravel().tolist(), fraction=0.04, pad=0.02)
     bar.set_label("share of the map's largest value" if each else "value of the map", fontsize=9)
     bar.ax.tick_params(labelsize=8)
     if caption:
-        figure.suptitle(caption, fontsize=10)
+        figure.suptitle(plain(caption), fontsize=10)
     return figure
 
 

@@ -218,3 +218,18 @@ def test_magnified_shows_the_largest_change():
     shown, k = plots.magnified(torch.tensor([[[[0.1, -0.05]]]]))
     assert k == 5 and torch.allclose(shown, torch.tensor([[[[1.0, 0.25]]]]))
     assert plots.magnified(torch.zeros(1, 1, 2, 2))[0].mean() == 0.5
+
+
+def test_a_class_is_written_as_it_is_called_in_markdown():
+    """Jupyter reads what stands between two dollar signs as a formula, and stars as emphasis."""
+    assert opening.literal("5$ & 10$$") == r"5\$ \& 10\$\$"
+    assert opening.literal("grüne Äpfel 2") == "grüne Äpfel 2"
+    rows = [
+        {"read_as": name, "confidence": 1.0, "rms": 0.1, "largest": 0.1}
+        for name in ("*a*", "*a*", "20$^{")
+    ]
+    maps = pd.DataFrame({"map": [opening.NOISY], "correlation": [0.5], "n": [0]})
+    maps = pd.concat([maps.assign(map=name) for name in (opening.ATTACKED, opening.WRONG_CLASS)])
+    tested = pd.DataFrame({"auroc": [0.9, 0.8, 0.7]})
+    said = opening.found_out(pd.DataFrame(rows), {"draws": 5, "changed": 0}, maps, tested)
+    assert r"turned \*a\* into 20\$\^\{, and" in said

@@ -1,5 +1,7 @@
 """Figures show what they are given."""
 
+from itertools import pairwise
+
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
@@ -98,3 +100,91 @@ def test_every_attack_and_detector_has_a_line_of_its_own():
         assert tuple(plots.line("stranger").values()) not in lines
     safe = {plots.colour(name) for name in plots.STYLES}
     assert len(safe) <= 9  # Okabe and Ito's, black, two greys
+
+
+MONEY = ["5$ & 10$$", "20$^{"]
+LONG = [
+    "T-shirt or top",
+    "a wing of an African grey parrot",
+    "Donaudampfschifffahrtskapitän",
+    "hand-held_computer",
+    "English springer",
+    "2",
+]
+
+
+def pictures_with(names):
+    """Every figure of pictures, with these names as its titles and labels."""
+    n = len(names)
+    x, both = torch.rand(n, 1, 6, 6), [f"{a}\n-> {b}" for a in names for b in names[:1]]
+    read = [f"read as {name}\n(99.8%)" for name in names]
+    yield plots.gallery({name: x for name in names}, both, title=names[0])
+    yield plots.perturbations(x, x.flip(0), names, title=names[0])
+    yield plots.captioned({name: x for name in names[:2]}, [read] * 2, title=names[0])
+    yield plots.album(x, read, columns=4, title=names[0])
+    yield plots.attacked(x, x.flip(0), ["ddn"] * n, names, "another of the classes")
+    yield plots.map_gallery(x, {name: x for name in names}, read, caption=names[0])
+
+
+def drawn(figure):
+    """The texts of a figure in their places, a title each for every column of images."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    for ax in figure.axes:
+        if ax.get_title():
+            yield ax.title, ax.title.get_window_extent(renderer)
+
+
+def test_a_users_classes_are_drawn_letter_by_letter():
+    """A folder may be called anything, and dollar signs are no mathematics."""
+    for figure in pictures_with(MONEY):
+        figure.canvas.draw()
+        texts = [text for text in figure.findobj(matplotlib.text.Text) if "$" in text.get_text()]
+        assert texts
+        for text in texts:
+            shown, kind = text._preprocess_math(text.get_text())
+            assert kind is False and "\\" not in shown
+        said = " ".join(text._preprocess_math(text.get_text())[0] for text in texts)
+        assert "5$ &" in said and "20$^{" in said
+    assert plots.plain(r"a\$b $") == r"a\\$b \$"
+
+
+@pytest.mark.parametrize("names", [LONG, LONG * 2, [*MONEY, *LONG]])
+def test_titles_side_by_side_do_not_run_into_one_another(names):
+    for figure in pictures_with(names[:8]):
+        rows = {}
+        for title, box in drawn(figure):
+            rows.setdefault(title.axes.get_subplotspec().rowspan.start, []).append(box)
+        for boxes in rows.values():
+            boxes.sort(key=lambda box: box.x0)
+            for left, right in pairwise(boxes):
+                assert left.x1 < right.x0
+
+
+def test_the_title_above_all_stands_above_those_of_the_columns():
+    for names in (LONG, ["1", "2"]):
+        x = torch.rand(len(names), 1, 6, 6)
+        figure = plots.gallery({"image": x}, [f"{a}\nread as {a}" for a in names], title="all")
+        highest = max(box.y1 for _, box in drawn(figure))
+        assert figure._suptitle.get_window_extent().y0 > highest
+
+
+def test_classes_with_the_same_first_words_keep_a_row_each():
+    names = ["hand made red pot of clay", "hand made red pot of tin", "a"]
+    figure = plots.gallery({name: torch.rand(2, 1, 6, 6) for name in names})
+    labels = [ax.get_ylabel().replace("\n", " ") for ax in figure.axes[::2]]
+    assert labels == names
+
+
+def test_a_name_is_wrapped_or_cut_between_words():
+    wide = (plots._width("T-shirt or", 9) + 7) / 72
+    assert plots.fitted("T-shirt or top", wide, 9) == "T-shirt or\ntop"
+    assert plots.fitted("T-shirt or top", wide, 9, lines=1) == "T-shirt …"
+    assert plots.fitted("T-shirt or top\n(99%)", 9, 9) == "T-shirt or top\n(99%)"
+    narrow = (plots._width("hand-held_", 9) + 7) / 72
+    assert plots.fitted("hand-held_computer", narrow, 9) == "hand-held_\ncomputer"
+    for text in (*LONG, *MONEY, "", "   ", "- - -", "a_b-c/d"):
+        for lines in (1, 2, 3):
+            found = plots.fitted(text, 0.6, 9, lines=lines).split("\n")
+            assert len(found) <= lines
+            assert all(plots._width(line, 9) <= 0.6 * 72 for line in found)

@@ -120,15 +120,17 @@ def cut(path, length):
 @pytest.fixture
 def folders(tmp_path):
     """Two classes, mixed sizes and formats, spaces and accents, grey and colour, one class with one
-    picture.
+    picture in its test part.
     """
-    for part in ("train", "test"):
+    for part, shift in (("train", 10), ("test", 0)):
         apples = tmp_path / part / "grüne Äpfel"
-        picture(apples / "ein Bild.png", (0, 200, 0))
-        picture(apples / "grau.jpg", 90, "L", (70, 100))
-        picture(apples / "mit alpha.png", (0, 150, 0, 255), "RGBA", (64, 64))
-        picture(tmp_path / part / "birnen" / "é.jpeg", (200, 200, 0), size=(200, 90))
+        picture(apples / "ein Bild.png", (shift, 200, 0))
+        picture(apples / "grau.jpg", 90 + shift, "L", (70, 100))
+        picture(apples / "mit alpha.png", (shift, 150, 0, 255), "RGBA", (64, 64))
+        picture(tmp_path / part / "birnen" / "é.jpeg", (200, 200, shift), size=(200, 90))
         (tmp_path / part / "birnen" / "notes.txt").write_text("no picture", encoding="utf-8")
+    for i in range(4):
+        picture(tmp_path / "train" / "birnen" / f"{i}.png", (200, 180, 20 * i))
     return tmp_path
 
 
@@ -141,10 +143,10 @@ def test_folders_of_any_pictures(folders):
 
 
 def test_grey_folders_have_one_channel(tmp_path):
-    for part in ("train", "test"):
-        for name in ("a", "b"):
+    for p, part in enumerate(("train", "test")):
+        for n, name in enumerate(("a", "b")):
             for i in range(3):
-                picture(tmp_path / part / name / f"{i}.png", 80 * i, "L")
+                picture(tmp_path / part / name / f"{i}.png", 80 * i + 20 * n + 10 * p, "L")
     assert load("folder", root=tmp_path, calibrate=1).shape == (1, 64, 64)
     picture(tmp_path / "test" / "a" / "colour.png", (9, 99, 199))
     d = load("folder", root=tmp_path, calibrate=1)
@@ -238,11 +240,11 @@ def thousand_classes():
 
 @pytest.fixture
 def imagenet(tmp_path):
-    for part in ("train", "test"):
+    for blue, part in ((200, "train"), (190, "test")):
         for i, wnid in enumerate(("n01440764", "n02102040", "n07734744")):
             for j in range(6):
                 path = tmp_path / "data" / "shots" / part / wnid / f"{j}.png"
-                picture(path, (80 * i, 9 * j, 200))
+                picture(path, (80 * i, 9 * j, blue))
     return tmp_path / "data"
 
 
@@ -288,7 +290,7 @@ def test_wrong_class_lists_get_a_sentence(imagenet, tmp_path, parameters, senten
     (imagenet / "shots" / "test" / "tench").mkdir()
     (imagenet / "shots" / "train" / "tench").mkdir()
     picture(imagenet / "shots" / "test" / "tench" / "a.png", (1, 2, 3))
-    picture(imagenet / "shots" / "train" / "tench" / "a.png", (1, 2, 3))
+    picture(imagenet / "shots" / "train" / "tench" / "a.png", (3, 2, 1))
     with pytest.raises(InputError, match="class folder 'tench', which is no WordNet id"):
         load("imagenet_subset", root=imagenet, source="shots")
 

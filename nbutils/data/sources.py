@@ -8,15 +8,21 @@ import http.client
 import pickle
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from nbutils import InputError
 from nbutils.store import files
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MNIST = {  # file: (md5 of the packed file, images or labels)
     "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 60_000),
@@ -49,7 +55,10 @@ CIFAR10_CLASSES = [
     "ship",
     "truck",
 ]
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+PICTURES = tuple(  # by ending
+    ".png .jpg .jpeg .jpe .jfif .bmp .dib .gif .tif .tiff .webp .avif .jp2 .ppm .pgm .pbm".split()
+)
+LEFT_BEHIND = ("__MACOSX", "Thumbs.db", "desktop.ini", "__pycache__", "@eaDir", "$RECYCLE.BIN")
 TIMEOUT = 20  # seconds without an answer before a download counts as impossible
 
 Arrays = tuple[torch.Tensor, torch.Tensor]
@@ -135,20 +144,23 @@ def cifar10(root: Path, split: str) -> Arrays:
     return torch.cat(xs), torch.cat(ys)
 
 
-def pictures(
-    folder: Path, size: int, classes: Sequence[str] = ()
-) -> tuple[list[str], torch.Tensor, torch.Tensor]:
-    """Class folders of pictures: names of the classes, images (n,c,size,size), labels.
+def listed(
+    folder: Path, classes: Sequence[str] = ()
+) -> tuple[list[str], list[tuple[Path, int]], str]:
+    """Class folders of pictures: names of the classes, the files to read with their labels, and a
+    sentence that counts what is read and what is not, by ending ("": nothing is left out).
 
-    The shorter side is scaled to `size` and the middle is cut out. One channel when every picture
-    is grey, else three.
+    What systems leave behind (hidden files and folders, __MACOSX, Thumbs.db) is neither a class nor
+    a picture, and not counted.
+
     Args:
         classes: the folders to read, in this order (none: all of them, sorted).
     Raises:
-        InputError: no folder, fewer than two classes, a class without pictures, a picture that is
-            broken, empty, CMYK or of 16 bits.
+        InputError: no folder, one that may not be read, fewer than two classes, or a class without
+            pictures.
     """
-    there = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    inside = _inside(folder) if folder.is_dir() else []
+    there = [path.name for path in inside if path.is_dir()]
     missing = [name for name in classes if name not in there]
     if missing:
         raise InputError(
@@ -156,55 +168,147 @@ def pictures(
             f"{', '.join(there[:10]) or 'none'}."
         )
     names = list(classes) or there
+    strange = [name for name in names if not name.isprintable()]
+    if strange:
+        raise InputError(f"{folder} has a class folder whose name cannot be shown: {strange[0]!r}.")
     if len(names) < 2:
         raise InputError(
             f"{folder} must hold one folder of pictures for each of two classes or more, but "
             f"holds {len(names)}."
         )
     found = []
+    left = Counter(f"{_kind(path)} beside the class folders" for path in inside if path.is_file())
     for label, name in enumerate(names):
-        paths = sorted(p for p in (folder / name).iterdir() if p.suffix.lower() in PICTURES)
-        if not paths:
+        others = []
+        for path in _inside(folder / name):
+            if path.suffix.lower() in PICTURES and not path.is_dir():
+                found.append((path, label))
+            else:
+                others.append("folder in a class folder" if path.is_dir() else _kind(path))
+        if not found or found[-1][1] != label:
             raise InputError(
-                f"The class folder {folder / name} holds no picture ({', '.join(PICTURES)})."
+                f"The class folder {folder / name} holds no picture ({', '.join(PICTURES)})"
+                f"{f', only {_counted(Counter(others))}' if others else ''}."
             )
-        found += [(path, label) for path in paths]
+        left.update(others)
+    read = Counter(_kind(path) for path, _ in found)
+    note = f"Of {folder}, {_counted(read)} are read, and {_counted(left)} are not." if left else ""
+    return names, found, note
+
+
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds, sorted by name, without what systems leave behind."""
+    try:
+        there = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read ({error.strerror}).") from error
+    return [path for path in there if path.name[0] != "." and path.name not in LEFT_BEHIND]
+
+
+def _kind(path: Path) -> str:
+    return path.suffix.lower() or "file without an ending"
+
+
+def _counted(kinds: Counter) -> str:
+    """ "5 .jpg and 1 .txt", the most frequent first; of many kinds the first six."""
+    told = [f"{n} {kind}" for kind, n in kinds.most_common(6)]
+    more = kinds.total() - sum(n for _, n in kinds.most_common(6))
+    told += [f"{more} others"] if more else []
+    return " and ".join([", ".join(told[:-1]), told[-1]] if told[1:] else told)
+
+
+def pictures(files: Sequence[Path], size: int) -> tuple[torch.Tensor, int]:
+    """Pictures as bytes (n,c,size,size), and how many of them hold more than one frame, of which
+    the first is read.
+
+    The shorter side is scaled to `size` and the middle is cut out. One channel when every picture
+    is grey, else three. What is transparent is white.
+    Raises:
+        InputError: some are broken, empty, too large, CMYK or of 16 bits; the first is named with
+            its reason, and others by their names.
+    """
     with ThreadPoolExecutor() as pool:
-        images = list(pool.map(lambda item: _picture(item[0], size), found))
+        read = list(pool.map(partial(_picture_or_error, size=size), files))
+    wrong = [(path, one) for path, one in zip(files, read, strict=True) if isinstance(one, str)]
+    if wrong:
+        others = ", ".join(str(path) for path, _ in wrong[1:4])
+        more = f" {len(wrong) - 1} more cannot be read either, such as {others}."
+        raise InputError(f"{wrong[0][0]} {wrong[0][1]}{more if others else ''}")
+    images = [image for image, _ in read]
     grey = all(
         np.array_equal(i[..., 0], i[..., 1]) and np.array_equal(i[..., 0], i[..., 2])
         for i in images
     )
-    stacked = (
-        torch.from_numpy(np.stack([i[..., :1] if grey else i for i in images]))
-        .permute(0, 3, 1, 2)
-        .contiguous()
-    )
-    return names, stacked, torch.tensor([label for _, label in found])
+    stacked = torch.from_numpy(np.stack([i[..., :1] if grey else i for i in images]))
+    return stacked.permute(0, 3, 1, 2).contiguous(), sum(several for _, several in read)
 
 
-def _picture(path: Path, size: int) -> np.ndarray:
-    """One picture as (size,size,3) bytes."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+def _picture_or_error(path: Path, size: int) -> tuple[np.ndarray, bool] | str:
+    """`_picture`, or why it cannot be read."""
+    from PIL import Image
 
     try:
-        with Image.open(path) as image:
-            if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
-                raise InputError(
-                    f"{path} is a picture of mode {image.mode} (CMYK or 16 bits, say): convert it "
-                    "to 8-bit RGB or grey."
-                )
-            return np.asarray(
-                ImageOps.fit(
-                    ImageOps.exif_transpose(image).convert("RGB"),
-                    (size, size),
-                    Image.Resampling.BILINEAR,
-                )
+        return _picture(path, size)
+    except InputError as error:
+        return str(error)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+        return f"has too many pixels (more than {2 * Image.MAX_IMAGE_PIXELS:,}): scale it down."
+    except Exception as error:  # a damaged byte leads Pillow's readers to errors of every kind
+        if getattr(error, "errno", None):
+            return f"cannot be opened ({error.strerror})."
+        return "is no readable picture (empty, cut short or damaged): replace or remove it."
+
+
+def _picture(path: Path, size: int) -> tuple[np.ndarray, bool]:
+    """One picture as (size,size,3) bytes, and whether it holds several frames."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"):
+            raise InputError(
+                f"is a picture of mode {image.mode} (CMYK or 16 bits, say): convert it to 8-bit "
+                "RGB or grey."
             )
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(
-            f"{path} is no readable picture (empty, cut short or damaged): replace or remove it."
-        ) from error
+        upright = _upright(image)
+        if upright.has_transparency_data:  # what is transparent may have any colour, often black
+            white = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(white, upright.convert("RGBA"))
+        fitted = ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+        return np.asarray(fitted), _several(image)
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    """A picture turned as its EXIF says, if its EXIF can be read.
+
+    `ImageOps.exif_transpose` writes all of EXIF anew, so a single damaged tag of no concern here
+    stops it.
+    """
+    from PIL import ExifTags, Image
+
+    turn = Image.Transpose
+    turns = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
+    image.load()  # a TIFF is turned by this, and says so in its EXIF
+    try:
+        how = turns.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # unreadable EXIF says nothing of the orientation
+        how = None
+    return image if how is None else image.transpose(how)
+
+
+def _several(image: "Image.Image") -> bool:
+    """Whether a picture holds more frames than one; a phone's extra views (MPO) do not count."""
+    try:
+        return image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    except Exception:  # a later frame is damaged
+        return True
 
 
 def download(url: str, target: Path, md5: str, otherwise: str) -> None:

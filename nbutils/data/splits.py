@@ -11,6 +11,9 @@ from nbutils.data import DATASETS
 from nbutils.data.folders import imagenet_subset, positions
 from nbutils.data.images import Dataset, Images
 
+CHOSEN = ("imagenet_subset", "folder")  # the user's choice of pictures: there may be few
+LEAST = 2  # training images of a class: one may be taken to choose the epoch
+
 
 def load(
     name: str,
@@ -38,8 +41,8 @@ def load(
             A third of the test images at most are held back.
         source, classes: of "imagenet_subset", see `folders.imagenet_subset`.
     Raises:
-        InputError: an unknown name, files that are missing or damaged, or more images asked for
-            than there are.
+        InputError: an unknown name, files that are missing or damaged, more images asked for than
+            there are, or too few of a class to train on.
     """
     if name not in DATASETS:
         raise InputError(f"DATASET {name!r} is unknown: choose one of {', '.join(DATASETS)}.")
@@ -50,6 +53,8 @@ def load(
     else:
         names, *official = DATASETS[name](chosen)
     parts = _split(name, *official, seed, train, calibrate, test, held_back_from)
+    if name in CHOSEN and len(official[0]):
+        _enough(name, names, parts, held_back_from)
     return Dataset(name, names, *(part.to(device) for part in parts), places)
 
 
@@ -81,7 +86,7 @@ def _split(
         calibrate = 0
     else:
         fit, held_back = first[calibrate:], first[:calibrate]
-    if name in ("imagenet_subset", "folder"):  # the user's choice of pictures: there may be few
+    if name in CHOSEN:
         test = min(test, len(second))
     asked_of = (
         ("calibrate and train", calibrate + max(train, 1), len(first)),
@@ -94,3 +99,27 @@ def _split(
                 "counts of the preset."
             )
     return fit[: train or None], held_back, second[: test or None]
+
+
+def _enough(
+    name: str, classes: Sequence[str], parts: Sequence[Images], held_back_from: str
+) -> None:
+    """Refuse too few training images: LEAST of each class for a classifier, LEAST in all where only
+    detectors are trained on them.
+    """
+    fit, held_back, _ = parts
+    if held_back_from == "test":
+        if len(fit) < LEAST:
+            raise InputError(
+                f"{name} has {len(fit)} training picture, and {LEAST} are the least that a "
+                "detector can be fitted on: add some to train/, or remove train/."
+            )
+        return
+    counts = fit.y.bincount(minlength=len(classes)).tolist()
+    few = [i for i, count in enumerate(counts) if count < LEAST]
+    if few:
+        raise InputError(
+            f"{name} has {counts[few[0]]} training pictures of {classes[few[0]]!r} when "
+            f"{len(held_back)} are held back to calibrate on, and a classifier needs {LEAST} of "
+            f"each class: add pictures to train/ (6 of a class are a start)."
+        )

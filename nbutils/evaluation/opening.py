@@ -1,5 +1,6 @@
 """What notebook 00 opens with: one image, a forged copy of it, as much noise, and their maps."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -217,6 +218,11 @@ def told_detector(known: Mapping, unknown: Mapping, noise: Mapping) -> str:
     return said + "It takes some noise for an attack, so a part of what it sees is noise."
 
 
+def literal(name: str) -> str:
+    """A name for Markdown, which would read signs like `*` and `$` in it as marks and formulas."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", name)
+
+
 def found_out(
     pictures: pd.DataFrame, noise: Mapping, maps: pd.DataFrame, tested: pd.DataFrame
 ) -> str:
@@ -227,9 +233,10 @@ def found_out(
         tested: AUROC of one detector on its own attack, on another and on noise, in this order.
     """
     clean, _, attacked = pictures.to_dict("records")
+    before, after = literal(clean["read_as"]), literal(attacked["read_as"])
     lines = [
-        f"- A change with an rms of {attacked['rms']:.3f} turned {clean['read_as']} into "
-        f"{attacked['read_as']}, and {noise['draws']} draws of noise of that rms changed the "
+        f"- A change with an rms of {attacked['rms']:.3f} turned {before} into "
+        f"{after}, and {noise['draws']} draws of noise of that rms changed the "
         f"reading {noise['changed']} times. An attack is a direction, not an amount."
     ]
     if attacked["read_as"] == clean["read_as"]:

@@ -21,6 +21,16 @@ class Normalised(nn.Module):
         return self.body((x - self.mean) / self.std)
 
 
+def moments(x: torch.Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of images (n,c,h,w) in [0,1], to normalise by.
+
+    A channel that varies by less than one level of 255 carries nothing: it gets a deviation of 1,
+    or its noise, and an attack on it, would outweigh all that is seen in the others.
+    """
+    std = x.std((0, 2, 3))
+    return x.mean((0, 2, 3)).tolist(), torch.where(std < 1 / 255, 1.0, std).tolist()
+
+
 class Restricted(nn.Module):
     """`body`'s logits of some of its classes: a network of 1000 classes among ten.
 

@@ -17,6 +17,7 @@ from nbutils.store.artifacts import Parts
 from nbutils.store.fingerprints import key_of
 
 CHECKPOINT_SECONDS = 20  # at least so long between two checkpoints
+JUDGED_ON = 20  # of fewer validation images, all may well be of one class
 
 
 def _adam(parameters, lr):
@@ -118,6 +119,7 @@ def fit(
     model.load_state_dict(best["state"])
     model.to(memory_format=torch.contiguous_format).eval()
     accuracy, negative_loss = best["score"]
+    judged = held if len(held) >= JUDGED_ON else torch.cat([held, kept[:1000]])
     return {
         "epoch": best["epoch"] + 1,
         "epochs": how.epochs,
@@ -125,7 +127,7 @@ def fit(
         "validation_loss": -negative_loss,
         "train_loss": losses,
         "validation": accuracies,
-        "collapsed": _constant(model, x[held if len(held) else kept[:1000]]),
+        "collapsed": _constant(model, x[judged]),
         "diverged": not np.isfinite(losses[-1]),
     }
 

@@ -15,7 +15,7 @@ from nbutils import InputError
 from nbutils.data.images import Dataset
 from nbutils.models import contract, training
 from nbutils.models.building import build, with_published_weights
-from nbutils.models.normalised import Restricted
+from nbutils.models.normalised import Restricted, moments
 from nbutils.models.published import PUBLISHED
 from nbutils.models.training import Training
 from nbutils.resources import from_here
@@ -210,7 +210,7 @@ def _fresh(
     on.
     """
     pixels = (data.train if len(data.train) else data.test)[:2000].pixels()
-    mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).tolist()
+    mean, std = moments(pixels)
     classes = len(data.classes)
     shaped = {"mean": mean, "std": std, "width": width, "dropout": dropout, "seed": seed}
     return build(architecture, data.shape, classes, **shaped).to(device)
