@@ -252,6 +252,7 @@ def test_a_planted_confidence_detector_is_told_as_one(kind):
     scalars = {
         "margin": planted(lambda m, t, e: m),
         "entropy": planted(lambda m, t, e: np.exp(m / 5) + 0.02 * e),
+        "weak": planted(lambda m, t, e: 0.1 * m - e),  # to beat this one alone is not enough
     }
     cell = {"detector": kind, "fitted_on": "a", "tested_on": "a"}
     rows = confidence.beside(planted(function), scalars)
