@@ -59,18 +59,21 @@ def image_and_jacobian(classifier: nn.Module, x: torch.Tensor, **reading: object
     return torch.cat([x, jacobian(classifier, x, **reading)], 1)
 
 
-def sensitivity(classifier: nn.Module, x: torch.Tensor, *, reading: str = "raw") -> torch.Tensor:
-    """DET_IS (paper 004): the gradient G of the predicted class's cross-entropy, computed in
-    float64 and handed on in float32.
+def sensitivity(
+    classifier: nn.Module, x: torch.Tensor, *, reading: str = "raw", double: bool = True
+) -> torch.Tensor:
+    """DET_IS (paper 004): the gradient G of the predicted class's cross-entropy, handed on in
+    float32.
 
     Args:
         reading: "raw" (the paper's; a network divides it by its deviation over the training maps, a
             constant of the data set), "log" (the decimal logarithm of each value's size, DECADES of
             them at most: size and pattern, no sign), "pattern" (G / ||G||: no size), "norm" (||G||
             in every pixel: no pattern), (n,1,h,w).
+        double: as of `sensitivity_factors`: four times the cost of a convolution on a CPU.
     """
     graph = x.requires_grad and torch.is_grad_enabled()
-    log_doubt, direction = sensitivity_factors(classifier, x, create_graph=graph)
+    log_doubt, direction = sensitivity_factors(classifier, x, double=double, create_graph=graph)
     tiny = torch.finfo(direction.dtype).tiny
     doubt = log_doubt.exp()[:, None, None, None]
     size = direction.flatten(1).norm(dim=1)[:, None, None, None]
