@@ -13,7 +13,14 @@ from nbutils.detectors import DETECTORS, READINGS, scalars
 from nbutils.detectors.base import scores, scores_of
 from nbutils.detectors.building import bank_for, needs
 from nbutils.detectors.building import build as build_detector
-from nbutils.detectors.groups import CONSISTENCY, LEARNED, SCALARS, STAND_INS, TRAINED
+from nbutils.detectors.groups import (
+    CONSISTENCY,
+    LEARNED,
+    OF_004,
+    SCALARS,
+    STAND_INS,
+    TRAINED,
+)
 from nbutils.detectors.networks import Recipe
 from nbutils.detectors.stand_ins import bank_of
 from nbutils.evaluation.metrics import auroc
@@ -32,6 +39,7 @@ SHORT = Recipe("digits_net", Training(1))
 # A name of each kind of detector: a network on the image, with a class more, through a bank,
 # through a learned map; a scalar; both kinds of consistency.
 KINDS = ["id", "n_plus_one", "jsd_random", "spd", "margin", "gradcam", "squeezing"]
+KINDS += ["spectral", "gcd", "gcd_cured_stacked"]
 
 
 @pytest.fixture
@@ -114,12 +122,12 @@ def test_contract(name):
 
 
 def test_every_detector_is_of_one_kind():
-    assert sorted([*TRAINED, *SCALARS, *CONSISTENCY]) == sorted(DETECTORS)
+    assert sorted([*TRAINED, *SCALARS, *OF_004, *CONSISTENCY]) == sorted(DETECTORS)
     assert {"gradcam", "colour_reversing", "zero_mean", "squeezing"} < set(CONSISTENCY)
     assert {needs(name) for name in KINDS} == {"", "bank", "saliency", "mean"}
 
 
-@pytest.mark.parametrize("name", SCALARS)
+@pytest.mark.parametrize("name", [*SCALARS, *OF_004])
 def test_a_scalar_has_no_rule_until_it_is_calibrated(guarded, name):
     detector, (x, _, _) = unfitted(name, guarded), pairs()
     assert detector.threshold is None
@@ -168,7 +176,7 @@ def test_a_threshold_survives_being_kept(name, tmp_path):
 @pytest.mark.parametrize("name", TRAINED)
 def test_trained_detectors_find_a_planted_signal_and_keep_it(guarded, name):
     detector, (x, x_adv, _) = fitted(name, guarded), pairs(seed=1)
-    sees_no_image = name.startswith("jacobian") or name == "smd"
+    sees_no_image = name.startswith(("jacobian", "insen")) or name == "smd"
     assert found_by(detector, x, x_adv) > (0.6 if sees_no_image else 0.95)
     again = unfitted(name, guarded).load(detector.state(), (1, 12, 12), RECIPE)
     assert torch.equal(scores(detector, x), scores(again, x))
@@ -453,7 +461,7 @@ def test_collapse_is_retried_and_counted(guarded, monkeypatch):
     assert record["collapses"] == 2 and not record["collapsed"] and len(set(seeds)) == 3
 
 
-@pytest.mark.parametrize("name", SCALARS)
+@pytest.mark.parametrize("name", [*SCALARS, *OF_004])
 def test_a_scalar_takes_what_was_viewed_and_needs_none_of_it(guarded, name):
     detector, x = unfitted(name, guarded), pairs(5)[0]
     want = getattr(scalars, name)(guarded, x)

@@ -245,6 +245,14 @@ def test_a_score_at_a_kink_is_no_leak_and_a_leak_is_one_at_any_precision(guarded
         "smd",
         "max_softmax",
         "noise",
+        "id_high_pass",
+        "spectral",
+        "insen",
+        "insen_log",
+        "insen_pattern",
+        "gcd",
+        "gcd_cured_stacked",
+        "dist_z",
     ],
 )
 def test_a_detector_in_float64_scores_as_it_does(guarded, name):

@@ -10,7 +10,7 @@ import torch
 
 from nbutils import plots
 from nbutils.attacks.settings import SETTINGS
-from nbutils.detectors.groups import LEARNED, SCALARS
+from nbutils.detectors.groups import CONFIDENCE, LEARNED, SCALARS
 from nbutils.evaluation.metrics import auroc
 
 matplotlib.use("Agg")
@@ -94,7 +94,9 @@ def test_bars_have_their_heights_and_intervals(ax):
 def test_every_attack_and_detector_has_a_line_of_its_own():
     """As many colours as are safe, then line styles; what is drawn in one figure is told apart."""
     drawn = ("id", "jsd", "jacobian", "jsd_shuffled", "jsd_random", *LEARNED)
-    for names in (SETTINGS, drawn, SCALARS):
+    of_004 = ("id", "id_high_pass", "spectral", "jsd", "insen", "insen_log", "insen_pattern")
+    of_004 += ("insen_norm", "gcd", "gcd_cured", *CONFIDENCE)
+    for names in (SETTINGS, drawn, SCALARS, of_004):
         lines = [tuple(plots.line(name).values()) for name in names]
         assert len(set(lines)) == len(lines)
         assert tuple(plots.line("stranger").values()) not in lines

@@ -6,8 +6,9 @@ handed over by `building.build`.
 
 from functools import partial
 
-from nbutils.detectors import scalars, stand_ins, views
+from nbutils.detectors import scalars, spectral, stand_ins, views
 from nbutils.detectors.consistency import GradCamConsistency
+from nbutils.detectors.gcd import with_rules
 from nbutils.detectors.networks import Network
 from nbutils.detectors.scalars import Scalar
 from nbutils.detectors.squeezing import Squeezing
@@ -31,6 +32,10 @@ DETECTORS = {
     # networks on the image (Gong et al. 2017, Grosse et al. 2017)
     "id": partial(Network, view=views.image),
     "n_plus_one": partial(Network, view=views.image, classes=True),
+    # the same behind a fixed high-pass, for pictures on which the plain one collapses
+    "id_high_pass": partial(Network, view=views.high_pass),
+    # a logistic regression on the image's spectrum (Harder et al. 2021)
+    "spectral": partial(spectral.Spectral, view=spectral.magnitudes),
     # on image and Jacobian (papers 002, 000), and on the Jacobian alone
     **{
         f"jsd{reading}": partial(Network, view=partial(views.image_and_jacobian, **knobs))
@@ -40,6 +45,15 @@ DETECTORS = {
         f"jacobian{reading}": partial(Network, view=partial(views.jacobian, **knobs))
         for reading, knobs in READINGS.items()
     },
+    # on the input sensitivity (paper 004's DET_IS): raw, its logarithm, without its size, its size
+    "insen": partial(Network, view=views.sensitivity),
+    "insen_log": partial(Network, view=partial(views.sensitivity, reading="log")),
+    "insen_pattern": partial(Network, view=partial(views.sensitivity, reading="pattern")),
+    "insen_norm": partial(Network, view=partial(views.sensitivity, reading="norm")),
+    # GCD (paper 004) on the paper's halves, and on halves that do not collapse; each by its rule of
+    # entropy and by the mean, the maximum and a stacked one
+    **{f"gcd{rule}": made for rule, made in with_rules("id", "insen").items()},
+    **{f"gcd_cured{rule}": made for rule, made in with_rules("id_high_pass", "insen_log").items()},
     # stand-ins for JSD: another image's Jacobian, or noise, in the Jacobian's place
     "jsd_shuffled": partial(Network, view=stand_ins.image_and_other, needs="bank"),
     "jsd_random": partial(Network, view=stand_ins.image_and_other, needs="bank"),
@@ -90,4 +104,7 @@ DETECTORS = {
     "entropy": partial(Scalar, function=scalars.entropy),
     "gradient_norm": partial(Scalar, function=scalars.gradient_norm),
     "noise": partial(Scalar, function=scalars.noise),
+    # what paper 004 says that DET_IS learns
+    "input_sensitivity": partial(Scalar, function=scalars.input_sensitivity),
+    "dist_z": partial(Scalar, function=scalars.dist_z),
 }

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from nbutils.detectors.base import Detector
+from nbutils.saliency import gradients
 
 
 class Scalar(Detector):
@@ -63,6 +64,23 @@ def gradient_norm(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
         weights = others.softmax(1).scatter(1, top, -1.0).to(logits.dtype)
         gradient = torch.autograd.grad(logits, x, weights, create_graph=keep)[0]
         return log_doubt + gradient.flatten(1).double().norm(dim=1).clamp_min(1e-300).log()
+
+
+def input_sensitivity(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Paper 004's input sensitivity ||G|| itself, of which `gradient_norm` is the logarithm: they
+    rank images alike.
+    """
+    graph = x.requires_grad and torch.is_grad_enabled()
+    return gradients.input_sensitivity(classifier, x, create_graph=graph).flatten(1).norm(dim=1)
+
+
+def dist_z(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Minus paper 004's generalised distance to the border (eq 5).
+
+    Raises:
+        InputError: the classifier's logits do not come from a dense layer.
+    """
+    return -gradients.dist_z(classifier, x)
 
 
 def noise(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:

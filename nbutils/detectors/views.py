@@ -1,21 +1,31 @@
-"""What the networks among the detectors look at: the image, its Jacobian, a layer, the learned map,
-the salient pixels.
+"""What the networks among the detectors look at: the image, its Jacobian, its input sensitivity, a
+layer, the learned map, the salient pixels.
 
 Each is `view(through, x) -> (n,...)`, where `through` is the classifier, or the saliency model.
 """
 
 import torch
 from torch import nn
-from torch.nn.functional import pad, pixel_unshuffle
+from torch.nn.functional import avg_pool2d, pad, pixel_unshuffle
 
+from nbutils import InputError
 from nbutils.models.taps import scales, taps
-from nbutils.saliency.gradients import gradient, in_float64
+from nbutils.saliency.gradients import gradient, in_float64, sensitivity_factors
 from nbutils.saliency.maps import normalised
+
+DECADES = 3  # below an image's largest gradient at which its logarithm is cut: many are exactly 0
 
 
 def image(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """ID (Gong et al. 2017; paper 000): the image alone."""
     return x
+
+
+def high_pass(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The image less its mean over each 3x3 neighbourhood (at the border, over what there is of
+    it): ID where a network on the plain image collapses, as on photographs.
+    """
+    return x - avg_pool2d(x, 3, 1, 1, count_include_pad=False)
 
 
 def jacobian(
@@ -47,6 +57,40 @@ def image_and_jacobian(classifier: nn.Module, x: torch.Tensor, **reading: object
     class's logit.
     """
     return torch.cat([x, jacobian(classifier, x, **reading)], 1)
+
+
+def sensitivity(
+    classifier: nn.Module, x: torch.Tensor, *, reading: str = "raw", double: bool = True
+) -> torch.Tensor:
+    """DET_IS (paper 004): the gradient G of the predicted class's cross-entropy, handed on in
+    float32.
+
+    Args:
+        reading: "raw" (the paper's; a network divides it by its deviation over the training maps, a
+            constant of the data set), "log" (the decimal logarithm of each value's size, DECADES of
+            them at most: size and pattern, no sign), "pattern" (G / ||G||: no size), "norm" (||G||
+            in every pixel: no pattern), (n,1,h,w).
+        double: as of `sensitivity_factors`: four times the cost of a convolution on a CPU.
+    """
+    graph = x.requires_grad and torch.is_grad_enabled()
+    log_doubt, direction = sensitivity_factors(classifier, x, double=double, create_graph=graph)
+    tiny = torch.finfo(direction.dtype).tiny
+    doubt = log_doubt.exp()[:, None, None, None]
+    size = direction.flatten(1).norm(dim=1)[:, None, None, None]
+    if reading == "raw":
+        found = doubt * direction
+    elif reading == "log":
+        largest = direction.abs().amax((1, 2, 3), keepdim=True)
+        floor = (largest * 10**-DECADES).clamp_min(tiny)
+        found = log_doubt[:, None, None, None] + direction.abs().maximum(floor).log()
+        found = found / torch.log(found.new_tensor(10.0))
+    elif reading == "pattern":
+        found = direction / size.clamp_min(tiny)
+    elif reading == "norm":
+        found = (doubt * size).expand(-1, 1, *x.shape[2:])
+    else:
+        raise InputError(f"reading={reading!r} is unknown: choose one of raw, log, pattern, norm.")
+    return found.float()
 
 
 def layer(

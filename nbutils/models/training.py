@@ -132,6 +132,11 @@ def fit(
     }
 
 
+def held_back(groups: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+    """The numbers of the rows that `fit` validates on, and never trains on, from this seed."""
+    return _split(groups, share, seed)[1]
+
+
 def _split(groups: torch.Tensor, share: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Row numbers to fit and to validate, split by group."""
     names = torch.unique(groups).cpu()

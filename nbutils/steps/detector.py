@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from nbutils import InputError
+from nbutils.detectors import DETECTORS
 from nbutils.detectors.base import Detector
 from nbutils.detectors.building import bank_for, build, needs
-from nbutils.detectors.groups import LAYERS, TRAINED
+from nbutils.detectors.groups import COMBINED, LAYERS, TRAINED
 from nbutils.detectors.networks import Network, Recipe
 from nbutils.evaluation.leaks import score_sign
 from nbutils.models import ARCHITECTURES
@@ -24,7 +25,7 @@ from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import classifier
 from nbutils.steps.run import Memory, Run
 from nbutils.steps.saliency import cam_layer, learned_saliency
-from nbutils.store.artifacts import Artifact, Parts
+from nbutils.store.artifacts import Artifact, Parts, identity_of
 
 VARIED = ("architecture", "width", "epochs", "optimizer")  # what a variant may change
 BRANCH = "metzen_branch"  # reads pictures of any number of channels
@@ -80,6 +81,8 @@ def _fitted(
         mean = mean_of(run) if needed == "mean" else None
         return build(name, base.model, mean=mean, layer=cam_layer(base)), None
     usable(run, name)
+    if name in COMBINED:
+        return _combined(run, name, attack, repetition, variant, knobs)
     pairs = adversarial(run, attack, "train", **knobs)
     through = learned_saliency(run) if needed == "saliency" else None
     settings = {**_recipe(run, name, variant), "seed": run.seed, "repetition": repetition}
@@ -145,6 +148,63 @@ def make_detector(
     if not record["collapsed"]:  # what says the same of everything has no sign
         record["train_auroc"] = score_sign(made, *viewed, viewed=True)
     return made.state(), record
+
+
+def _combined(
+    run: Run, name: str, attack: str, repetition: int, variant: dict, knobs: dict
+) -> tuple[Detector, Artifact]:
+    """GCD of halves that are fitted, and kept, for themselves."""
+    pairs, base = adversarial(run, attack, "train", **knobs), classifier(run)
+    found = [
+        fitted(run, half, attack, repetition, variant=variant, **knobs) for half in COMBINED[name]
+    ]
+    (pixels, its), (sensitivity, others) = found
+    parents = {"pixels": its, "sensitivity": others}
+    artifact = run.step(
+        "detector",
+        "-".join(_words(name, pairs, variant, repetition)),
+        make_combined,
+        {
+            "model": base.model,
+            "pairs": pairs,
+            "halves": (pixels, sensitivity),
+            "records": [its.record, others.record],
+            "contents": [its.content, others.content],
+        },
+        {"detector": name, "seed": run.seed, "repetition": repetition},
+        parents=parents | {"pairs": pairs.artifact, "classifier": base.artifact},
+    )
+    made = DETECTORS[name](base.model, halves=(pixels, sensitivity))
+    return made.load(artifact.tensors), artifact
+
+
+def make_combined(
+    parts: Parts,
+    *,
+    model: nn.Module,
+    pairs: AdversarialSet,
+    halves: tuple[Network, Network],
+    records: list[dict],
+    contents: list[str],
+    detector: str,
+    seed: int,
+    repetition: int,
+) -> tuple[dict, dict]:
+    """What GCD has beside its halves, whose contents are part of what it is."""
+    made = DETECTORS[detector](model, halves=halves)
+    first = np.unique(pairs.index.cpu().numpy(), return_index=True)[1]
+    once = torch.from_numpy(first).sort().values.to(pairs.x.device)
+    record = made.combine(
+        pairs.x[once],
+        pairs.x_adv,
+        pairs.index[once],
+        records,
+        index_adversarial=pairs.index,
+        seed=seed * 100 + repetition,
+    )
+    if not record["collapsed"]:
+        record["train_auroc"] = score_sign(made, pairs.x[once], pairs.x_adv)
+    return {**made.own_state(), "identity": identity_of(detector, contents)}, record
 
 
 def usable(run: Run, name: str) -> None:

@@ -10,18 +10,20 @@ import pandas as pd
 import torch
 from torch import nn
 
+from nbutils import InputError
 from nbutils.attacks import ATTACKS, cost
 from nbutils.attacks.settings import CLEVERHANS_SETTINGS, PHOTOGRAPHS, settings_for
 from nbutils.data.images import to_levels
 from nbutils.detectors import READINGS, views
 from nbutils.detectors.consistency import emphasised
-from nbutils.detectors.groups import READING_NAMES, SCALARS
-from nbutils.evaluation import distances, metrics, papers, sizing
+from nbutils.detectors.groups import CONFIDENCE, READING_NAMES, SCALARS
+from nbutils.evaluation import confidence, distances, metrics, papers, sizing
 from nbutils.evaluation.consistency_tables import label_rule
 from nbutils.evaluation.controls import matched_noise, random_noise_harmless
 from nbutils.evaluation.intervals import wilson
 from nbutils.evaluation.tables import CELL, DIFFERENCE, cell, frame
 from nbutils.models.contract import predict
+from nbutils.saliency.gradients import dist_z
 from nbutils.saliency.maps import between_0_and_1
 from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import classifier
@@ -95,6 +97,46 @@ def difference(
             }
         )
     return frame(rows, DIFFERENCE)
+
+
+def beside_confidence(
+    run: Run,
+    detectors: Sequence[str],
+    fitted_on: Attacks,
+    tested_on: Attacks | None = None,
+    *,
+    own: bool = False,
+    fits: int | None = None,
+) -> pd.DataFrame:
+    """Each detector beside the scalars that say how unsure the classifier is, paired, on the same
+    images: a row a cell and scalar, columns of `confidence.BESIDE`; `confidence.told` reads it.
+
+    The arguments are those of `cross`. A scalar that this classifier does not have (`dist_z`
+    without a last dense layer) is left out.
+    """
+    scalars, rows = confidence_scalars(run), []
+    for name, fit, test in _cells(detectors, fitted_on, tested_on, own):
+        sides = {
+            one: _sides(_evaluated(run, one, fit[1], test[1], fits, None))
+            for one in (name, *scalars)
+        }
+        beside = confidence.beside(sides[name], {s: sides[s] for s in scalars}, seed=run.seed)
+        cell_ = {"detector": name, "fitted_on": fit[0], "tested_on": test[0]}
+        rows += [{**cell_, **row} for row in beside]
+    return frame(rows, confidence.BESIDE)
+
+
+def confidence_scalars(run: Run) -> list[str]:
+    """Those of `groups.CONFIDENCE` that this run's classifier has."""
+    try:
+        dist_z(classifier(run).model, run.data.test[:1].pixels())
+    except InputError:
+        return [name for name in CONFIDENCE if name != "dist_z"]
+    return [*CONFIDENCE]
+
+
+def _sides(found: Artifact) -> tuple[torch.Tensor, torch.Tensor]:
+    return found.tensors["clean"], found.tensors["adversarial"]
 
 
 def controlled(
