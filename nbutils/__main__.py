@@ -7,7 +7,7 @@ import sys
 
 from nbutils import InputError
 
-MADE = ("classifier", "adversarial", "saliency", "detector", "evaluation", "all")
+MADE = ("classifier", "adversarial", "saliency", "density", "detector", "evaluation", "all")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     publishing.add_argument(
         "--pretrained",
         action="store_true",
-        help="the classifier and saliency model that the run trained, not the results",
+        help="the classifier, saliency model and density that the run trained, not the results",
     )
     publishing.add_argument("--seed", type=int, default=0)
     judging = commands.add_parser(
@@ -138,7 +138,7 @@ def _verdicts(args: argparse.Namespace) -> int:
 
 def _make(args: argparse.Namespace) -> int:
     from nbutils import steps
-    from nbutils.detectors.groups import LEARNED
+    from nbutils.detectors.groups import DENSITY, LEARNED
     from nbutils.series import session
     from nbutils.series.parameters import DEFAULTS
 
@@ -154,19 +154,26 @@ def _make(args: argparse.Namespace) -> int:
             record = steps.adversarial(run, attack, split).record
             told = f"success {record['success_rate']:.3f}, n {record['n']}"
             print(f"adversarial {attack} on {split}: {told}, {record['seconds']:.1f} s")
-    if args.step == "saliency" or (upto > 2 and set(args.detector) & set(LEARNED)):
+    if args.step == "saliency" or (upto > 3 and set(args.detector) & set(LEARNED)):
         record = steps.learned_saliency(run).record
         told = ", ".join(
             f"{name} {record[name]:.3f}" for name in ("area", "preserved", "destroyed")
         )
         print(f"saliency: {told}, n {record['n']}")
-    for name in args.detector if upto >= 3 else []:
+    if args.step == "density" or (upto > 3 and set(args.detector) & set(DENSITY)):
+        record = steps.density(run).record
+        bits = ", ".join(
+            f"{record[f'bits_{part}']:.3f} on {record[f'n_{part}']} {part} images"
+            for part in ("train", "test")
+        )
+        print(f"density: bits per dimension {bits}")
+    for name in args.detector if upto >= 4 else []:
         for attack in args.attack:
             for repetition in range(run.preset["detector_seeds"]):
                 _, record = steps.detector(run, name, attack, repetition)
                 auroc = record.get("train_auroc", float("nan"))
                 print(f"detector {name} on {attack}, fit {repetition}: train AUROC {auroc:.3f}")
-    for name in args.detector if upto >= 4 else []:
+    for name in args.detector if upto >= 5 else []:
         for fit_attack in args.attack:
             for attack in args.attack:
                 record = steps.evaluation(run, name, fit_attack, attack).record

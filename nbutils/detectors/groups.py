@@ -2,6 +2,8 @@
 
 from nbutils.detectors import DETECTORS, READINGS
 from nbutils.detectors.building import needs
+from nbutils.detectors.consistency import Consistency
+from nbutils.detectors.pixel_defend import PixelDefend
 from nbutils.detectors.scalars import Scalar
 
 TRAINED = [name for name, entry in DETECTORS.items() if entry.func.trained]
@@ -9,7 +11,8 @@ LEARNED = [name for name in DETECTORS if needs(name) == "saliency"]
 STAND_INS = [name for name in DETECTORS if needs(name) == "bank"]
 LAYERS = ["metzen_early", "metzen_late", "first_layer", "first_layer_jacobian"]
 SCALARS = [name for name, entry in DETECTORS.items() if entry.func is Scalar]
-CONSISTENCY = [name for name in DETECTORS if name not in (*TRAINED, *SCALARS)]
+CONSISTENCY = [name for name, entry in DETECTORS.items() if issubclass(entry.func, Consistency)]
+DENSITY = [name for name, entry in DETECTORS.items() if entry.func is PixelDefend]
 # The readings of the Jacobian by the names that a notebook shows and takes.
 READING_NAMES = {
     reading: reading[1:] if reading not in ("", "_scaled") else f"logit{reading}"
