@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nbutils import InputError, steps
+from nbutils import InputError, __main__, steps
 from nbutils.density import fitting
 from nbutils.density.fitting import DensityTraining, fit
 from nbutils.density.pixelcnn import PixelCNN, outputs_of
@@ -304,3 +304,11 @@ def test_a_density_serves_every_classifier(smoke, tmp_path):
     own = configure(tmp_path, MODEL="tests.conftest:NearestMean")
     assert own.brought and not torch.equal(own.data.train.index, smoke.data.train.index)
     assert steps.density(own).artifact.content == steps.density(smoke).artifact.content
+
+
+def test_the_command_line_makes_it_and_nothing_else(tmp_path, capsys):
+    words = ["--preset", "smoke", "--threads", "1", "--device", "cpu", "--out", str(tmp_path)]
+    assert __main__.main(["make", "density", *words]) == 0
+    told = capsys.readouterr().out
+    assert "density: bits per dimension" in told and "(n 200), on training images" in told
+    assert [path.name for path in (tmp_path / "digits-smoke-s0").iterdir()] == ["density"]
