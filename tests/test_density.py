@@ -170,15 +170,15 @@ def slopes(n, seed):
 def trained():
     torch.set_num_threads(1)
     made = PixelCNN(1, filters=12, blocks=1, mixtures=2)
-    record = fit(made, slopes(400, 1), DensityTraining(10))
+    record = fit(made, slopes(600, 1), DensityTraining(12))
     return made, record
 
 
 def detector(trained, **knobs):
     made = PixelDefend(torch.nn.Identity(), **knobs)
-    told = made.fit(slopes(400, 1), trained[0])
-    assert told["n"] == 400 and told["bits"] == pytest.approx(
-        trained[0].bits(slopes(400, 1)).mean()
+    told = made.fit(slopes(600, 1), trained[0])
+    assert told["n"] == 600 and told["bits"] == pytest.approx(
+        trained[0].bits(slopes(600, 1)).mean()
     )
     return made
 
@@ -193,7 +193,7 @@ def test_training_saves_bits_and_a_noisy_image_costs_more(trained):
     assert record["bits_by_epoch"][0] > record["bits_by_epoch"][-1] + 1
     x, bits_of = slopes(200, 2), made.bits
     # the noise alone has 3.4 bits: log2(255 * 0.01 * sqrt(2 pi e))
-    assert 3.3 < bits_of(x).mean() < 4.5
+    assert 3.3 < bits_of(x).mean() < 4.8
     more = bits_of(noisy(x, 0.05)) - bits_of(x)
     assert (more > 0).float().mean() > 0.98
     assert not any(p.requires_grad for p in made.parameters())
@@ -207,9 +207,9 @@ def test_clean_p_values_are_uniform_and_a_density_that_knows_its_reference_is_to
     assert told["ks"] < 0.1 and told["ks_p"] > 0.01
     uniform = torch.arange(1, 401) / 400
     assert (p.sort().values - uniform).abs().max().item() == pytest.approx(told["ks"], abs=0.006)
-    by_heart = PixelCNN(1, filters=16, blocks=1, mixtures=2)
+    by_heart = PixelCNN(1, filters=24, blocks=2, mixtures=2)
     few = slopes(24, 3)
-    fit(by_heart, few, DensityTraining(120))
+    fit(by_heart, few, DensityTraining(200))
     told = same_distribution(by_heart.bits(x), by_heart.bits(few))
     assert told["ks"] > 0.5 and told["ks_p"] < 1e-4
     assert (p_values(by_heart.bits(x), by_heart.bits(few)) < 0.05).float().mean() > 0.3
