@@ -24,7 +24,7 @@ LEAST = {"mnist": 0.985, "cifar10": 0.75, "cats_dogs": 0.72}
 DATA = Path(os.environ.get("NBUTILS_DATA", ROOT / "data"))
 WHERE = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py", "cats_dogs": "cats_dogs"}
 # Bits per dimension of clean test images, at most: half a bit more than what was reached.
-BITS = {"digits": 3.05, "digits_rgb": 3.92, "mnist": 1.65}
+BITS = {"digits": 3.05, "digits_rgb": 3.92, "mnist": 1.65, "cifar10": 4.3}
 NOT_TAKEN = "was not taken: its arguments are not those of the preset"
 
 
@@ -148,4 +148,5 @@ def test_the_committed_density_needs_the_bits_that_it_says(dataset, tmp_path, mo
     assert torch.allclose(bits, kept, atol=1e-3) and made.record["bits_test"] < BITS[dataset]
     assert made.record["ks"] < 0.1  # it does not know its training images by heart
     noise = 0.03 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    assert (made.model.bits((x + noise).clamp(0, 1)) > bits).float().mean() > 0.95
+    more = made.model.bits((x + noise).clamp(0, 1)) - bits
+    assert (more > 0).float().mean() > 0.95
