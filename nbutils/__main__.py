@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     making = commands.add_parser(
         "make", parents=[common], help="make a step without Jupyter; notebooks load what it made"
     )
-    making.add_argument("step", choices=list(MADE))
+    making.add_argument("step", choices=(*MADE, "density"))
     making.add_argument("--seed", action="append", dest="SEED")
     making.add_argument("--attack", nargs="+", action="append", dest="ATTACKS")
     making.add_argument("--detector", nargs="+", action="append", dest="DETECTORS")
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     publishing.add_argument(
         "--pretrained",
         action="store_true",
-        help="the classifier and saliency model that the run trained, not the results",
+        help="the classifier, saliency model and density that the run trained, not the results",
     )
     publishing.add_argument("--seed", action="append", dest="SEED")
     judging = commands.add_parser(
@@ -184,6 +184,12 @@ def _make(args: argparse.Namespace) -> int:
     from nbutils.steps.tables import knobs
 
     run = session.configure("04_image_and_jacobian", asked)
+    if args.step == "density":  # it knows nothing of the classifier
+        record = steps.density(run).record
+        bits = f"{record['bits_test']:.3f} (n {record['n_test']}), "
+        bits += f"on training images {record['bits_train']:.3f} (n {record['n_train']})"
+        print(f"density: bits per dimension {bits}\nKept in {run.folder}.")
+        return 0
     attacks, detectors = asked["ATTACKS"], asked["DETECTORS"]
     # what EPS_255, STEPS and BACKEND do in notebook 02, they do to every set that is made here
     changed = {attack: _changed(knobs(run, attack)) for attack in attacks}

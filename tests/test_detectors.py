@@ -9,12 +9,14 @@ from torch.nn.functional import pixel_shuffle
 
 from nbutils import InputError
 from nbutils.attacks.cost import Counted
+from nbutils.density.pixelcnn import PixelCNN
 from nbutils.detectors import DETECTORS, READINGS, scalars
 from nbutils.detectors.base import scores, scores_of
 from nbutils.detectors.building import bank_for, needs
 from nbutils.detectors.building import build as build_detector
 from nbutils.detectors.groups import (
     CONSISTENCY,
+    DENSITY,
     LEARNED,
     OF_004,
     SCALARS,
@@ -37,9 +39,10 @@ from nbutils.store.files import read_tensors, write_tensors
 RECIPE = Recipe("digits_net", Training(12))
 SHORT = Recipe("digits_net", Training(1))
 # A name of each kind of detector: a network on the image, with a class more, through a bank,
-# through a learned map; a scalar; both kinds of consistency.
+# through a learned map; a scalar; both kinds of consistency; a density, read in both ways.
 KINDS = ["id", "n_plus_one", "jsd_random", "spd", "margin", "gradcam", "squeezing"]
 KINDS += ["spectral", "gcd", "gcd_cured_stacked"]
+KINDS += ["pixel_defend", "pixel_defend_two_sided"]
 
 
 @pytest.fixture
@@ -87,6 +90,8 @@ def fitted(name, classifier, recipe=RECIPE, **more):
     detector = unfitted(name, classifier)
     if name in TRAINED:
         detector.fit(*pairs(), recipe, **more)
+    if name in DENSITY:
+        detector.fit(pairs()[0], PixelCNN(1, filters=4, blocks=1, mixtures=2))
     return detector
 
 
@@ -122,7 +127,7 @@ def test_contract(name):
 
 
 def test_every_detector_is_of_one_kind():
-    assert sorted([*TRAINED, *SCALARS, *OF_004, *CONSISTENCY]) == sorted(DETECTORS)
+    assert sorted([*TRAINED, *SCALARS, *OF_004, *CONSISTENCY, *DENSITY]) == sorted(DETECTORS)
     assert {"gradcam", "colour_reversing", "zero_mean", "squeezing"} < set(CONSISTENCY)
     assert {needs(name) for name in KINDS} == {"", "bank", "saliency", "mean"}
 

@@ -17,6 +17,7 @@ ROOMS = [
     "models",
     "attacks",
     "saliency",
+    "density",
     "detectors",
     "evaluation",
     "claims",

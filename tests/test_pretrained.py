@@ -1,5 +1,5 @@
-"""Committed classifiers and saliency models: small, with the record of how they were made, as good
-as it says; used for their arguments only.
+"""Committed classifiers, saliency models and densities: small, with the record of how they were
+made, as good as it says; used for their arguments only.
 """
 
 import json
@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from nbutils import InputError, steps
 from nbutils.data import presets
@@ -22,6 +23,8 @@ COMMITTED = sorted(path.parent for path in PRETRAINED.glob("*/classifier/meta.js
 LEAST = {"mnist": 0.985, "cifar10": 0.75, "cats_dogs": 0.72}
 DATA = Path(os.environ.get("NBUTILS_DATA", ROOT / "data"))
 WHERE = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py", "cats_dogs": "cats_dogs"}
+# Bits per dimension of clean test images, at most: half a bit more than what was reached.
+BITS = {"digits": 3.05, "digits_rgb": 3.92, "mnist": 1.65, "cifar10": 4.3}
 NOT_TAKEN = "was not taken: its arguments are not those of the preset"
 
 
@@ -94,7 +97,7 @@ def test_a_saliency_model_is_committed_for_its_classifier(tmp_path, monkeypatch)
     taken = steps.learned_saliency(second)
     assert "made_by" in taken.record
     assert key_of(taken.model.state_dict()) == key_of(trained.model.state_dict())
-    with pytest.raises(InputError, match="holds no single classifier"):
+    with pytest.raises(InputError, match="holds no single classifier, saliency model or density"):
         publish.publish(second.folder, pretrained=True)
     assert "made_by" not in steps.learned_saliency(configure(tmp_path / "b", SEED=1)).record
     third = configure(tmp_path / "c")
@@ -118,3 +121,35 @@ def test_the_committed_saliency_model_beats_masks_that_say_nothing(dataset, tmp_
     another_class = (predict(model, x).argmax(1) + 1) % len(run.data.classes)
     other = steps.maps(run, "learned", x, another_class)
     assert (other - maps).abs().mean() > 0.02
+
+
+def test_a_density_is_committed_for_its_images(tmp_path, monkeypatch):
+    committed_in(tmp_path, monkeypatch)
+    first = configure(tmp_path / "a")
+    trained = steps.density(first)
+    assert "made_by" not in trained.record
+    publish.publish(first.folder, pretrained=True)
+    taken = steps.density(configure(tmp_path / "b"))
+    assert "made_by" in taken.record and torch.equal(taken.reference, trained.reference)
+    assert key_of(taken.model.state_dict()) == key_of(trained.model.state_dict())
+    assert "made_by" not in steps.density(configure(tmp_path / "c", RETRAIN=True)).record
+    # other images, or another size of it
+    assert "made_by" not in steps.density(configure(tmp_path / "d", SEED=1)).record
+    larger = configure(tmp_path / "e", CHANGES={"density_filters": 9})
+    assert "made_by" not in steps.density(larger).record
+
+
+@pytest.mark.parametrize("dataset", BITS)
+def test_the_committed_density_needs_the_bits_that_it_says(dataset, tmp_path, monkeypatch):
+    if dataset in WHERE and not (DATA / WHERE[dataset]).is_dir():
+        pytest.skip(f"{WHERE[dataset]} is not under the data root")
+    monkeypatch.setenv("NBUTILS_DATA", str(DATA))
+    made = steps.density(run := configure(tmp_path, DATASET=dataset, PRESET="quick"))
+    assert "made_by" in made.record, f"the committed density {NOT_TAKEN}"
+    x = run.data.test[:200].pixels()
+    bits, kept = made.model.bits(x), made.test[:200]
+    assert torch.allclose(bits, kept, atol=1e-3) and made.record["bits_test"] < BITS[dataset]
+    assert made.record["ks"] < 0.1  # it does not know its training images by heart
+    noise = 0.03 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    more = made.model.bits((x + noise).clamp(0, 1)) - bits
+    assert (more > 0).float().mean() > 0.95

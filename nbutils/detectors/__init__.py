@@ -10,6 +10,7 @@ from nbutils.detectors import scalars, spectral, stand_ins, views
 from nbutils.detectors.consistency import GradCamConsistency
 from nbutils.detectors.gcd import with_rules
 from nbutils.detectors.networks import Network
+from nbutils.detectors.pixel_defend import PixelDefend
 from nbutils.detectors.scalars import Scalar
 from nbutils.detectors.squeezing import Squeezing
 
@@ -98,6 +99,10 @@ DETECTORS = {
     "squeezing_11-3-4": partial(Squeezing, squeezers=("11-3-4",)),
     "squeezing_13-3-2": partial(Squeezing, squeezers=("13-3-2",)),
     "squeezing_13-3-4": partial(Squeezing, squeezers=("13-3-4",)),
+    # how likely the image is among clean ones (Song et al. 2018): too unlikely, or too far from the
+    # middle on either side
+    "pixel_defend": partial(PixelDefend),
+    "pixel_defend_two_sided": partial(PixelDefend, two_sided=True),
     # trivial scalars: what a detector must beat
     "max_softmax": partial(Scalar, function=scalars.max_softmax),
     "margin": partial(Scalar, function=scalars.margin),

@@ -4,6 +4,7 @@ from nbutils.detectors import DETECTORS, READINGS
 from nbutils.detectors.building import needs
 from nbutils.detectors.consistency import Consistency
 from nbutils.detectors.gcd import GCD
+from nbutils.detectors.pixel_defend import PixelDefend
 from nbutils.detectors.scalars import Scalar
 
 TRAINED = [name for name, entry in DETECTORS.items() if entry.func.trained]
@@ -21,6 +22,7 @@ SCALARS = [name for name, entry in DETECTORS.items() if entry.func is Scalar and
 # than a confidence detector. (`gradient_norm` is log ||G||, `input_sensitivity` ||G||.)
 CONFIDENCE = ["max_softmax", "margin", "entropy", "input_sensitivity", "gradient_norm", "dist_z"]
 CONSISTENCY = [name for name, entry in DETECTORS.items() if issubclass(entry.func, Consistency)]
+DENSITY = [name for name, entry in DETECTORS.items() if entry.func is PixelDefend]
 # The readings of the Jacobian by the names that a notebook shows and takes.
 READING_NAMES = {
     reading: reading[1:] if reading not in ("", "_scaled") else f"logit{reading}"

@@ -18,7 +18,7 @@ def publish(run_folder: Path, *, pretrained: bool = False) -> Path:
     README shows.
 
     Args:
-        pretrained: copy the networks that the run trained (classifier, saliency model) to
+        pretrained: copy the networks that the run trained (classifier, saliency model, density) to
             data/pretrained in place of the results; runs of equal arguments then load them.
     """
     if pretrained:
@@ -40,16 +40,19 @@ def _publish_networks(run_folder: Path) -> Path:
     for meta in [
         *run_folder.glob("classifier/*/meta.json"),
         *run_folder.glob("saliency/*/meta.json"),
+        *run_folder.glob("density/*/meta.json"),
     ]:
         content = json.loads(meta.read_text(encoding="utf-8"))
-        if content["arguments"].get("committed") is False and {"epoch", "gate_loss"} & set(
-            content["record"]
-        ):  # not brought, not loaded
+        if content["arguments"].get("committed") is False and {
+            "epoch",
+            "gate_loss",
+            "bits_by_epoch",
+        } & set(content["record"]):  # not brought, not loaded
             trained.append((meta.parent, target / meta.parent.parent.name))
     if not trained or len({place for _, place in trained}) < len(trained):
         raise InputError(
-            f"{shown(run_folder)} holds no single classifier or saliency model that was trained "
-            "there: make one, with RETRAIN."
+            f"{shown(run_folder)} holds no single classifier, saliency model or density that was "
+            "trained there: make one, with RETRAIN."
         )
     for source, place in trained:
         for name in ("meta.json", "tensors.safetensors"):

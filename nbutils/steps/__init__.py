@@ -10,6 +10,7 @@ from nbutils.steps.adversarial import adversarial
 from nbutils.steps.classifier import classifier
 from nbutils.steps.consistency import consistency
 from nbutils.steps.controls import controls
+from nbutils.steps.density import density
 from nbutils.steps.detector import detector
 from nbutils.steps.evaluation import evaluation
 from nbutils.steps.saliency import learned_saliency, maps
@@ -18,6 +19,7 @@ STEPS = {
     "classifier": classifier,
     "adversarial": adversarial,
     "saliency": learned_saliency,
+    "density": density,
     "detector": detector,
     "evaluation": evaluation,
     "controls": controls,

@@ -13,7 +13,7 @@ from nbutils import InputError
 from nbutils.detectors import DETECTORS
 from nbutils.detectors.base import Detector
 from nbutils.detectors.building import bank_for, build, needs
-from nbutils.detectors.groups import COMBINED, LAYERS, TRAINED
+from nbutils.detectors.groups import COMBINED, DENSITY, LAYERS, TRAINED
 from nbutils.detectors.networks import Network, Recipe
 from nbutils.evaluation.leaks import score_sign
 from nbutils.models import ARCHITECTURES
@@ -23,6 +23,7 @@ from nbutils.models.training import Training
 from nbutils.saliency.learned import SaliencyModel
 from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import classifier
+from nbutils.steps.density import density
 from nbutils.steps.run import Memory, Run
 from nbutils.steps.saliency import cam_layer, learned_saliency
 from nbutils.store.artifacts import Artifact, Parts, identity_of
@@ -77,6 +78,11 @@ def _fitted(
     run: Run, name: str, attack: str, repetition: int, variant: dict, knobs: dict
 ) -> tuple[Detector, Artifact | None]:
     needed, base = needs(name), classifier(run)
+    if name in DENSITY:
+        likelihood = density(run)
+        made = build(name, base.model)
+        made.refer(likelihood.model, likelihood.reference)
+        return made, likelihood.artifact
     if name not in TRAINED:
         mean = mean_of(run) if needed == "mean" else None
         return build(name, base.model, mean=mean, layer=cam_layer(base)), None
@@ -209,7 +215,7 @@ def make_combined(
 
 def usable(run: Run, name: str) -> None:
     """Refuse, in a sentence, to fit on test pictures, or to calibrate where none are held back."""
-    if name in TRAINED and not len(run.data.train):
+    if name in (*TRAINED, *DENSITY) and not len(run.data.train):
         raise InputError(
             f"{run.data.name} has test pictures only: no detector ({name}) can be fitted or "
             "calibrated on them; add a train/ folder."

@@ -64,15 +64,15 @@ def evaluation(
             "base": classifier(run),
             "pairs": pairs,
             "detectors": [made for made, _ in found],
-            "contents": tuple(artifact.content for artifact in artifacts) or (name,),
+            "contents": (name, *(artifact.content for artifact in artifacts)),
             "memory": run.memory,
         },
         {
             "detector": name,
             "trained": trained,
             "seed": run.seed,
-            "collapses": sum(artifact.record["collapses"] for artifact in artifacts),
-            "collapsed": sum(artifact.record["collapsed"] for artifact in artifacts),
+            "collapses": sum(artifact.record.get("collapses", 0) for artifact in artifacts),
+            "collapsed": sum(artifact.record.get("collapsed", 0) for artifact in artifacts),
         },
         known={"calibrate": key_of(run.data.calibrate.index)},
         parents={
