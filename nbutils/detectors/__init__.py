@@ -8,9 +8,11 @@ from functools import partial
 
 from nbutils.detectors import scalars, stand_ins, views
 from nbutils.detectors.consistency import GradCamConsistency
+from nbutils.detectors.mahalanobis import Mahalanobis, UnsupervisedMahalanobis
 from nbutils.detectors.networks import Network
 from nbutils.detectors.scalars import Scalar
 from nbutils.detectors.squeezing import Squeezing
+from nbutils.detectors.tws import Tws
 
 # JSD and the Jacobian alone, in the readings of paper 002: what is derived, raw or scaled image by
 # image, in float32 or float64.
@@ -84,6 +86,17 @@ DETECTORS = {
     "squeezing_11-3-4": partial(Squeezing, squeezers=("11-3-4",)),
     "squeezing_13-3-2": partial(Squeezing, squeezers=("13-3-2",)),
     "squeezing_13-3-4": partial(Squeezing, squeezers=("13-3-4",)),
+    # distances in the classifier's layers (Lee et al. 2018): a regression on an attack, the same
+    # on images that are not moved, and without a regression
+    "mahalanobis": partial(Mahalanobis),
+    "mahalanobis_unmoved": partial(Mahalanobis, magnitudes=(0.0,)),
+    "mahalanobis_sum": partial(UnsupervisedMahalanobis, reading="sum"),
+    "mahalanobis_max": partial(UnsupervisedMahalanobis, reading="max"),
+    # how hard the label is to change (Hu et al. 2019): all criteria, and each alone
+    "tws": partial(Tws),
+    "tws_noise": partial(Tws, criteria=("noise",)),
+    "tws_targeted": partial(Tws, criteria=("targeted",)),
+    "tws_untargeted": partial(Tws, criteria=("untargeted",)),
     # trivial scalars: what a detector must beat
     "max_softmax": partial(Scalar, function=scalars.max_softmax),
     "margin": partial(Scalar, function=scalars.margin),

@@ -12,7 +12,7 @@ from torch import nn
 from nbutils import InputError
 from nbutils.detectors.base import Detector
 from nbutils.detectors.building import bank_for, build, needs
-from nbutils.detectors.groups import LAYERS, TRAINED
+from nbutils.detectors.groups import LAYERS, MAHALANOBIS, TRAINED, TWS
 from nbutils.detectors.networks import Network, Recipe
 from nbutils.evaluation.leaks import score_sign
 from nbutils.models import ARCHITECTURES
@@ -22,6 +22,7 @@ from nbutils.models.training import Training
 from nbutils.saliency.learned import SaliencyModel
 from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import classifier
+from nbutils.steps.rivals import rival
 from nbutils.steps.run import Memory, Run
 from nbutils.steps.saliency import cam_layer, learned_saliency
 from nbutils.store.artifacts import Artifact, Parts
@@ -76,6 +77,9 @@ def _fitted(
     run: Run, name: str, attack: str, repetition: int, variant: dict, knobs: dict
 ) -> tuple[Detector, Artifact | None]:
     needed, base = needs(name), classifier(run)
+    if name in (*MAHALANOBIS, *TWS):
+        usable(run, name)
+        return rival(run, name, attack, repetition, variant, **knobs)
     if name not in TRAINED:
         mean = mean_of(run) if needed == "mean" else None
         return build(name, base.model, mean=mean, layer=cam_layer(base)), None
