@@ -17,7 +17,7 @@ from nbutils.attacks.gradient import bim, fgsm
 from nbutils.detectors.base import Detector, scores
 from nbutils.detectors.building import bank_for
 from nbutils.detectors.building import build as build_detector
-from nbutils.detectors.groups import LEARNED, TRAINED
+from nbutils.detectors.groups import LEARNED, NETWORKS, ON_CLEAN, TRAINED
 from nbutils.detectors.networks import Recipe
 from nbutils.evaluation import controls, leaks
 from nbutils.evaluation.metrics import auroc
@@ -177,6 +177,9 @@ def test_a_score_at_a_kink_is_no_leak_and_a_leak_is_one_at_any_precision(guarded
         "smd",
         "max_softmax",
         "noise",
+        "mahalanobis",
+        "mahalanobis_max",
+        "tws",
     ],
 )
 def test_a_detector_in_float64_scores_as_it_does(guarded, name):
@@ -186,7 +189,10 @@ def test_a_detector_in_float64_scores_as_it_does(guarded, name):
         through = SaliencyModel(guarded, x[:1])
     detector = build_detector(name, guarded, through)
     if name in TRAINED:
-        detector.fit(x, x_adv, index, Recipe("digits_net", Training(1)))
+        recipe = [Recipe("digits_net", Training(1))] if name in NETWORKS else []
+        detector.fit(x, x_adv, index, *recipe)
+    if name in ON_CLEAN:
+        detector.fit(x, **({"tune": False} if name == "tws" else {}))
     exact = leaks.in_float64(detector)
     assert torch.allclose(scores(detector, x), scores(exact, x.double()), atol=1e-4)
     viewed = exact.view(x.double())

@@ -193,7 +193,7 @@ class Tws(Detector):
         """Another label, drawn by the image's own 8-bit values, so neither by its batch nor its
         place.
         """
-        values = (x.detach() * 255).round().long().flatten(1)
+        values = (x.detach().float() * 255).round().long().flatten(1)
         rng = np.random.default_rng([self.search.seed, 16])
         weights = torch.from_numpy(rng.integers(2**40, size=values.shape[1])).to(x.device)
         drawn = (values * weights).sum(1).bitwise_right_shift(8)  # exact in any order
