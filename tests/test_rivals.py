@@ -264,6 +264,16 @@ def test_images_that_fooled_nobody_do_not_count_and_noise_does():
     assert with_grids(clean, attacked, misread=0)[1]["n_adversarial"] == 60  # or nothing is left
 
 
+def test_both_sides_weigh_alike_however_few_are_attacked():
+    generator = torch.Generator().manual_seed(2)
+    clean, attacked = (torch.randn(1, 400, 2, generator=generator).double() for _ in range(2))
+    attacked += 1
+    made, record = with_grids(clean, attacked, n=400, misread=40)
+    assert record["n_adversarial"] == 40
+    flagged = [(made.combined(part[0]) > 0).double().mean().item() for part in (clean, attacked)]
+    assert 0.65 < flagged[1] < 0.95 and abs(flagged[1] - (1 - flagged[0])) < 0.12
+
+
 @pytest.mark.parametrize(("reading", "want"), [("sum", 2.0), ("max", 3.0)])
 def test_without_a_regression_each_layer_counts_by_its_spread(net, images, reading, want):
     made = UnsupervisedMahalanobis(net, reading=reading)
