@@ -25,6 +25,7 @@ bench: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -r tests/benchmarks/requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	$(BIN)/python tests/benchmarks/attacks.py --out "$(OUT)" --device $(DEVICE)
+	$(BIN)/python tests/benchmarks/detectors.py --out "$(OUT)" --device $(DEVICE)
 
 .venv/ready: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
