@@ -9,10 +9,12 @@ from functools import partial
 from nbutils.detectors import scalars, spectral, stand_ins, views
 from nbutils.detectors.consistency import GradCamConsistency
 from nbutils.detectors.gcd import with_rules
+from nbutils.detectors.mahalanobis import Mahalanobis, UnsupervisedMahalanobis
 from nbutils.detectors.networks import Network
 from nbutils.detectors.pixel_defend import PixelDefend
 from nbutils.detectors.scalars import Scalar
 from nbutils.detectors.squeezing import Squeezing
+from nbutils.detectors.tws import Tws
 
 # JSD and the Jacobian alone, in the readings of paper 002: what is derived, raw or scaled image by
 # image, in float32 or float64.
@@ -103,6 +105,17 @@ DETECTORS = {
     # middle on either side
     "pixel_defend": partial(PixelDefend),
     "pixel_defend_two_sided": partial(PixelDefend, two_sided=True),
+    # distances in the classifier's layers (Lee et al. 2018): a regression on an attack, the same
+    # on images that are not moved, and without a regression
+    "mahalanobis": partial(Mahalanobis),
+    "mahalanobis_unmoved": partial(Mahalanobis, magnitudes=(0.0,)),
+    "mahalanobis_sum": partial(UnsupervisedMahalanobis, reading="sum"),
+    "mahalanobis_max": partial(UnsupervisedMahalanobis, reading="max"),
+    # how hard the label is to change (Hu et al. 2019): all criteria, and each alone
+    "tws": partial(Tws),
+    "tws_noise": partial(Tws, criteria=("noise",)),
+    "tws_targeted": partial(Tws, criteria=("targeted",)),
+    "tws_untargeted": partial(Tws, criteria=("untargeted",)),
     # trivial scalars: what a detector must beat
     "max_softmax": partial(Scalar, function=scalars.max_softmax),
     "margin": partial(Scalar, function=scalars.margin),

@@ -4,8 +4,10 @@ from nbutils.detectors import DETECTORS, READINGS
 from nbutils.detectors.building import needs
 from nbutils.detectors.consistency import Consistency
 from nbutils.detectors.gcd import GCD
+from nbutils.detectors.mahalanobis import LayerDistances, UnsupervisedMahalanobis
 from nbutils.detectors.pixel_defend import PixelDefend
 from nbutils.detectors.scalars import Scalar
+from nbutils.detectors.tws import Tws
 
 TRAINED = [name for name, entry in DETECTORS.items() if entry.func.trained]
 LEARNED = [name for name in DETECTORS if needs(name) == "saliency"]
@@ -23,6 +25,13 @@ SCALARS = [name for name, entry in DETECTORS.items() if entry.func is Scalar and
 CONFIDENCE = ["max_softmax", "margin", "entropy", "input_sensitivity", "gradient_norm", "dist_z"]
 CONSISTENCY = [name for name, entry in DETECTORS.items() if issubclass(entry.func, Consistency)]
 DENSITY = [name for name, entry in DETECTORS.items() if entry.func is PixelDefend]
+MAHALANOBIS = [name for name, entry in DETECTORS.items() if issubclass(entry.func, LayerDistances)]
+TWS = [name for name, entry in DETECTORS.items() if entry.func is Tws]
+# Fitted on clean images alone, and all that are fitted at all.
+ON_CLEAN = [
+    name for name, entry in DETECTORS.items() if entry.func in (UnsupervisedMahalanobis, Tws)
+]
+FITTED = [*TRAINED, *ON_CLEAN]
 # The readings of the Jacobian by the names that a notebook shows and takes.
 READING_NAMES = {
     reading: reading[1:] if reading not in ("", "_scaled") else f"logit{reading}"

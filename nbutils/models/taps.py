@@ -90,3 +90,79 @@ def scales(
             "features give no saliency map."
         )
     return pictures if every else list({item[1][2:]: item for item in pictures}.values())
+
+
+Layer = tuple[str, int]  # a module's name, and how often it has been called when its output counts
+
+
+class _Reached(Exception):
+    """The forward pass has gone as far as it is needed."""
+
+
+def stages(model: nn.Module, x: torch.Tensor, *, most: int = 5) -> list[Layer]:
+    """The ends of a model's stages, in the order of the forward pass, for any model.
+
+    Of each picture size the last output (of a ResNet its stem and its stages, of VGG11 what each of
+    its five pools reads), the last `most` of them. Where they are fewer, the last output of each
+    dense layer but the logits', then other activations that are pictures, evenly spaced; where
+    there is nothing of all this, the logits.
+    """
+    if model.training:
+        raise InputError("The model is in train mode: call model.eval() first.")
+    seen, calls = {}, {}
+
+    def note(module: nn.Module, _: object, out: object, name: str) -> None:
+        seen.pop(name, None)  # a module used again is known by its last output
+        calls[name] = calls.get(name, 0) + 1
+        kind = type(module).__module__.rpartition(".")[2]  # torch's own: conv, activation, padding
+        if isinstance(out, torch.Tensor) and kind != "padding":
+            seen[name] = (out.shape, kind)
+
+    handles = [
+        module.register_forward_hook(partial(note, name=name))
+        for name, module in model.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    pictures = {n: shape for n, (shape, _) in seen.items() if len(shape) == 4 if min(shape[2:]) > 1}
+    found = list({shape[2:]: name for name, shape in pictures.items()}.values())[-most:]
+    dense: list[str] = []  # the last output of each dense layer, the logits among them
+    for name, (shape, kind) in seen.items():
+        if len(shape) == 2 and (dense or kind == "linear"):
+            dense[len(dense) - (kind != "linear") :] = [name]
+    hidden = dense[:-1]
+    found += hidden[max(0, len(hidden) - most + len(found)) :]
+    more = [name for name in pictures if seen[name][1] == "activation" and name not in found]
+    places = torch.linspace(0, len(more) - 1, min(len(more), most - len(found))).round().long()
+    found += [more[place] for place in places]
+    return [(name, calls[name]) for name in seen if name in found] or [("", 1)]
+
+
+def pooled(model: nn.Module, x: torch.Tensor, layers: Sequence[Layer]) -> list[torch.Tensor]:
+    """The outputs of these layers, pictures by their mean over the picture: (n,d) each.
+
+    The forward pass goes no further than the last of them; no hook stays behind.
+    """
+    modules, found, left, handles = dict(model.named_modules()), {}, dict(layers), []
+
+    def note(_: nn.Module, __: object, out: torch.Tensor, name: str) -> None:
+        left[name] -= 1
+        if left[name] == 0:
+            found[name] = out.flatten(2).mean(2) if out.dim() > 2 else out
+            if len(found) == len(left):
+                raise _Reached
+
+    try:
+        for name in left:
+            handles.append(modules[name].register_forward_hook(partial(note, name=name)))
+        model(x)
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [found[name] for name, _ in layers]

@@ -25,7 +25,7 @@ from nbutils.claims.judging import of_notebook
 from nbutils.data import DATASETS
 from nbutils.data.embedded import IN_COLOUR
 from nbutils.data.presets import PRESETS
-from nbutils.detectors.groups import READING_NAMES, TRAINED
+from nbutils.detectors.groups import FITTED, READING_NAMES
 from nbutils.models import ARCHITECTURES
 from nbutils.models.building import build
 from nbutils.models.published import NETWORKS
@@ -193,7 +193,7 @@ def checked_together(notebook: str, parameters: dict) -> tuple[dict, dict]:
         )
     for name, known in (
         ("ATTACKS", settings),
-        ("DETECTORS", TRAINED),
+        ("DETECTORS", FITTED),
         ("READINGS", READING_NAMES.values()),
     ):
         for item in p.get(name, []):

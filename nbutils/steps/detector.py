@@ -13,7 +13,7 @@ from nbutils import InputError
 from nbutils.detectors import DETECTORS
 from nbutils.detectors.base import Detector
 from nbutils.detectors.building import bank_for, build, needs
-from nbutils.detectors.groups import COMBINED, DENSITY, LAYERS, TRAINED
+from nbutils.detectors.groups import COMBINED, DENSITY, LAYERS, MAHALANOBIS, TRAINED, TWS
 from nbutils.detectors.networks import Network, Recipe
 from nbutils.evaluation.leaks import score_sign
 from nbutils.models import ARCHITECTURES
@@ -24,6 +24,7 @@ from nbutils.saliency.learned import SaliencyModel
 from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import classifier
 from nbutils.steps.density import density
+from nbutils.steps.rivals import rival
 from nbutils.steps.run import Memory, Run
 from nbutils.steps.saliency import cam_layer, learned_saliency
 from nbutils.store.artifacts import Artifact, Parts, identity_of
@@ -83,6 +84,9 @@ def _fitted(
         made = build(name, base.model)
         made.refer(likelihood.model, likelihood.reference)
         return made, likelihood.artifact
+    if name in (*MAHALANOBIS, *TWS):
+        usable(run, name)
+        return rival(run, name, attack, repetition, variant, **knobs)
     if name not in TRAINED:
         mean = mean_of(run) if needed == "mean" else None
         return build(name, base.model, mean=mean, layer=cam_layer(base)), None
