@@ -206,7 +206,7 @@ def _execute(source: Path, target: Path, parameters: dict) -> str:
                     parameters=parameters,
                     kernel_name="python3",
                     progress_bar=False,
-                    cwd=str(checkout()),
+                    cwd=str(Path.cwd()),  # the user's: MODEL, WEIGHTS and OUT start there
                     config=config,
                 )
             os.replace(part, target)

@@ -183,7 +183,9 @@ def configure(notebook: str, parameters: dict) -> Session:
             f"{', '.join(NETWORKS)}."
         )
     if p["WEIGHTS"] not in ("", "torchvision", "none") and not from_here(p["WEIGHTS"]).is_file():
-        raise InputError(f"WEIGHTS {p['WEIGHTS']!r} is no file.")
+        raise InputError(
+            f"WEIGHTS {p['WEIGHTS']!r} is no file: it was looked for at {from_here(p['WEIGHTS'])}."
+        )
     device = _device(p["DEVICE"])
     _determined(p["SEED"], p["THREADS"], device)
     _keep_memory()
