@@ -128,11 +128,9 @@ def in_words(x: torch.Tensor) -> Iterator[None]:
 
 
 def told(error: BaseException) -> str:
-    """An exception of a user's code in words: its type, its first line, and where it was raised."""
-    lines = str(error).strip().splitlines()
-    said = (
-        f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__
-    )
+    """An exception of a user's code in words: its type, its first line, and where it arose."""
+    lines, said = str(error).strip().splitlines(), type(error).__name__
+    said += f": {lines[0][:200].rstrip('.')}" if lines else ""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         frames.append((str(error.filename), error.lineno))
@@ -176,12 +174,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"WEIGHTS {path.name} holds no state dict of tensors, by itself or as "
             f"{', '.join(INSIDE)}."
         )
-    inside = isinstance(model, Normalised) and not any(
+    parts = [model, model.body] if isinstance(model, Normalised) else [model]
+    state = _unwrapped(state, {name for part in parts for name in part.state_dict()})
+    inside = len(parts) > 1 and not any(
         name.startswith("body.") for name in state
     )  # others' weights know no normalisation
-    filled = model.body if inside else model
     try:
-        filled.load_state_dict(_unwrapped(state, set(filled.state_dict())))
+        (model.body if inside else model).load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
             f"WEIGHTS {path.name} does not fit the model: {' '.join(str(error).split())[:200]}"

@@ -179,51 +179,51 @@ def check_gradients(found: Answers) -> str:
             f"in it rounds, compares or detaches. {masking} Give that step a gradient of its own "
             "(a straight-through estimator, as in BPDA)."
         )
+    some = f"of {n} test images"
     if flat:
-        return (
-            f"The model's logits have no gradient at all for {flat} of {n} test images. {masking}"
-        )
+        return f"The model's logits have no gradient at all for {flat} {some}. {masking}"
     if loss:
         return (
-            f"The model's cross-entropy has no gradient in 32 bits for {loss} of {n} test images: its "
-            f"softmax is rounded to 0 and 1. {masking} Logits divided by a constant give the same "
-            "labels, and a gradient."
+            f"The model's cross-entropy has no gradient in 32 bits for {loss} {some}: its softmax "
+            f"is rounded to 0 and 1. {masking} Logits divided by a constant give the same labels, "
+            "and a gradient."
         )
     return ""
 
 
-def check_trained(logits: torch.Tensor, y: torch.Tensor) -> None:
+def check_trained(logits: torch.Tensor, y: torch.Tensor) -> str:
     """Refuse a model that reads pictures no better than chance: nothing is measured on random
     weights.
 
     Args:
-        logits: (n,k) of n test images; y: (n,) their labels. Under LEAST images only a model that
-            gives all of them one label is refused.
+        logits: (n,k) of n test images; y: (n,) their labels.
+    Returns:
+        what there is to say where they are too few to tell, else "".
     Raises:
-        InputError: its accuracy is not above 1/k, or above what its own labels have in another
-            order, by more than chance allows (one case in a thousand); one label for everything;
-            logits that are not finite.
+        InputError: its accuracy is not above 1/k, and above what the same answers have with the
+            labels in another order, by more than chance allows (one case in a thousand); one label
+            for everything; logits that are not finite.
     """
     (n, k), y = logits.shape, y.to(logits.device)
     if not torch.isfinite(logits).all():
         raise InputError("The model returns NaN or infinite logits for some of the test images.")
     label = logits.argmax(1)
-    right = (label == y).sum().item()
-    most, times = label.bincount().argmax(), label.bincount().max().item()
-    others = (y != most).sum().item()
-    if (n < LEAST and times == n and others >= 10) or (
-        n >= LEAST and times >= ALWAYS * n and others >= n / 4
-    ):
-        raise InputError(
-            f"The model gives {times} of {n} test images the same label, {right} of them rightly: "
-            "it has no trained weights (give WEIGHTS the file that holds them), or it expects "
-            "other values than [0,1] (0 to 255, or normalised), which it must make itself."
-        )
+    right, times = (label == y).sum().item(), label.bincount().max().item()
+    others = (y != label.bincount().argmax()).sum().item()
+    said = (
+        f"The model gives {times} of {n} test images the same label, {right} of them rightly: it "
+        "has no trained weights (give WEIGHTS the file that holds them), or it expects other "
+        "values than [0,1] (0 to 255, or normalised), which it must make itself."
+    )
     if n < LEAST:
-        return
+        if times == n and others >= 10:
+            raise InputError(said)
+        return said if times == n and others else ""
+    if times >= ALWAYS * n and others >= n / 4:
+        raise InputError(said)
     chance, spread = 1 / k, (n * (1 / k) * (1 - 1 / k)) ** 0.5
     better = right >= n / k + 3.1 * spread
-    if better and len(y.unique()) > 1:
+    if better and len(y.unique()) > 1:  # answers that the labels decide, and not their frequency
         generator = torch.Generator().manual_seed(0)
         orders = torch.stack([torch.randperm(n, generator=generator) for _ in range(1000)])
         by_chance = (y[orders.to(y.device)] == label).sum(1)
@@ -234,6 +234,7 @@ def check_trained(logits: torch.Tensor, y: torch.Tensor) -> None:
             f"({chance:.1%}): it has no trained weights, or its outputs stand in another order; "
             "give WEIGHTS the file that holds them."
         )
+    return ""
 
 
 def check_scale(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
@@ -245,7 +246,7 @@ def check_scale(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
         InputError: it reads a tenth more of them rightly on one of SCALES, and by more than chance
             allows.
     """
-    right = predict(model, x).argmax(1) == y
+    right, gains = predict(model, x).argmax(1) == y, {}
     for values, (factor, shift) in SCALES.items():
         try:
             scaled = predict(model, factor * x + shift).argmax(1) == y
@@ -253,11 +254,14 @@ def check_scale(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> None:
             continue
         won, lost = (scaled & ~right).sum().item(), (right & ~scaled).sum().item()
         if won - lost > max(0.1 * len(x), 3.5 * (won + lost) ** 0.5):
-            raise InputError(
-                f"The model reads {right.float().mean():.1%} of {len(x)} test images in [0,1] "
-                f"rightly, and {scaled.float().mean():.1%} when their values {values}: all images "
-                "here lie in [0,1], and the model must scale or normalise them itself."
-            )
+            gains[values] = won - lost
+    if gains:
+        before, values = right.sum().item(), max(gains, key=gains.get)
+        raise InputError(
+            f"The model reads {before / len(x):.1%} of {len(x)} test images in [0,1] rightly, and "
+            f"{(before + gains[values]) / len(x):.1%} when their values {values}: all images here "
+            "lie in [0,1], and the model must scale or normalise them itself."
+        )
 
 
 @torch.no_grad()

@@ -240,7 +240,8 @@ def _brought(run: Run, architecture: str) -> nn.Module | None:
     asked = run.data.test[:SCALED]
     contract.check_scale(model, asked.pixels(), asked.y)
     asked = run.data.test[:ASKED]
-    contract.check_trained(contract.predict(model, asked.x), asked.y)
+    if said := contract.check_trained(contract.predict(model, asked.x), asked.y):
+        log.warning(said)
     return model
 
 
