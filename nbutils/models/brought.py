@@ -79,7 +79,8 @@ def _not_edited(module: ModuleType) -> None:
         return
     folder = Path(module.__file__).parent
     for known in [*sys.modules.values()]:
-        file, spec = getattr(known, "__file__", None), getattr(known, "__spec__", None)
+        names = getattr(known, "__dict__", {})  # a lazy module would be loaded by a question
+        file, spec = names.get("__file__"), names.get("__spec__")
         if not file or not Path(file).is_relative_to(folder) or not Path(file).is_file():
             continue
         changed = Path(file).stat().st_mtime_ns
