@@ -8,8 +8,9 @@ from nbutils import InputError
 from nbutils.data.splits import load
 from nbutils.evaluation import papers
 from nbutils.models import ARCHITECTURES, training
+from nbutils.models.brought import bring, load_weights
 from nbutils.models.building import build, with_published_weights
-from nbutils.models.contract import bring, check, load_weights, predict
+from nbutils.models.contract import check, predict
 from nbutils.models.normalised import Normalised, Restricted
 from nbutils.models.published import NETWORKS
 from nbutils.models.taps import taps

@@ -389,6 +389,7 @@ def test_an_entry_or_a_package_more_leaves_everything_valid(reference, tmp_path)
 
 EVERY_STEP = """
 import sys
+import torch
 from nbutils import steps
 from nbutils.series import session
 from nbutils.series.parameters import DEFAULTS
@@ -399,9 +400,22 @@ steps.learned_saliency(run)
 steps.evaluation(run, "id", "fgsm", "fgsm+bim")
 steps.controls(run, "id", "fgsm")
 steps.consistency(run, "fgsm", {"grey": {"squeeze": "1-bit"}})
+
+class Own(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        x, y = run.data.train.pixels().flatten(1), run.data.train.y
+        self.register_buffer("means", torch.stack([x[y == c].mean(0) for c in range(10)]))
+
+    def forward(self, x):
+        return -((x.flatten(1)[:, None] - self.means) ** 2).sum(2)
+
+own = {"MODEL": "__main__:Own"}
+steps.classifier(session.configure("01_classifiers", DEFAULTS | small | own))
 """
 MAKERS = {
-    "make_classifier": "classifier/digits_net",
+    "make_identity": "identity/",
+    "make_classifier": "classifier/",
     "make_candidate": "candidate/",
     "make_adversarial": "adversarial/",
     "make_mixture": "adversarial/fgsm+bim",

@@ -61,7 +61,7 @@ def ddn(
         lost = unit.flatten(1).norm(dim=1) == 0
         if lost.any():  # no gradient: any direction will do, drawn for the image
             unit[lost] = direction(unit_ball(x[lost], index[lost.cpu()], seed + step, "l2"), "l2")
-        delta = unit.mul_(rate).add_(delta)
+        delta += unit.mul_(rate)  # laid out as the images are, whatever the gradient is
         eps = torch.minimum(eps * torch.where(hit, 1 - gamma, 1 + gamma), cap)
         delta *= eps / l2_norm(delta).clamp_min(torch.finfo(x.dtype).tiny)
         x_adv = delta.add_(x).clamp_(0, 1)

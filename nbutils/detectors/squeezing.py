@@ -47,10 +47,8 @@ def non_local_means(x: Images, search: int, patch: int, strength: int) -> Images
         )[..., ::-1]
 
     images = (x.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return (
-        torch.from_numpy(np.stack([denoise(image) for image in images])).permute(0, 3, 1, 2).to(x)
-        / 255
-    )
+    done = torch.from_numpy(np.stack([denoise(image) for image in images]))
+    return done.permute(0, 3, 1, 2).contiguous().to(x) / 255
 
 
 # Xu et al.'s squeezers; non-local means "a-b-c": search window, patch, strength.

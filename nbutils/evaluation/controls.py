@@ -37,9 +37,8 @@ def through_jpeg(x: torch.Tensor, quality: int = 90) -> torch.Tensor:
         return back[None] if back.ndim == 2 else back.transpose(2, 0, 1)
 
     stored = (x * 255).round().to(torch.uint8).numpy(force=True)
-    return (
-        torch.from_numpy(np.stack([one(image) for image in stored])).to(x.device).to(x.dtype) / 255
-    )
+    back = torch.from_numpy(np.stack([one(image) for image in stored])).contiguous()
+    return back.to(x.device).to(x.dtype) / 255
 
 
 def matched_noise(

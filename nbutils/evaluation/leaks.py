@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nbutils import InputError
 from nbutils.attacks.carlini_wagner import through_tanh
 from nbutils.data.images import to_levels
 from nbutils.detectors.base import Detector, scores
@@ -29,7 +30,10 @@ def attack_moves(x: torch.Tensor, x_adv: torch.Tensor, budget: float, norm: str 
     """An attack with a budget changes images, stays within the budget and within [0,1]."""
     delta = (x_adv - x).flatten(1)
     if budget > 0 and not delta.any():
-        raise Leak("The attack returned every image unchanged.")
+        raise Leak(
+            "The attack returned every image unchanged: it does nothing, or the model's loss has "
+            "no gradient on any of them."
+        )
     size = delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
     rounding = 1e-6 + (
         2**-25 * delta.shape[1] ** 0.5 if norm == "l2" else 0
@@ -179,6 +183,7 @@ def batch_composition(
         except (
             RuntimeError,
             TypeError,
+            InputError,
         ):  # a user's own model may know float32 alone: what was found stands
             pass
     if apart:

@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from nbutils import InputError
 from nbutils.models import ARCHITECTURES
-from nbutils.models.contract import load_weights
+from nbutils.models.brought import load_weights
 from nbutils.models.normalised import Normalised
 from nbutils.models.published import NETWORKS, PUBLISHED, torchvisions_weights
 

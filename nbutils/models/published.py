@@ -14,6 +14,8 @@ from torch import nn
 
 from nbutils import InputError
 
+NO_OPERATORS = "torchvision::nms does not exist"  # how that import fails
+
 NETWORKS = ("squeezenet1_1", "vgg16", "resnet50", "resnet152")
 
 # Those whose weights others have trained and published: on what, and the normalisation and outputs
@@ -38,7 +40,7 @@ def torchvision() -> ModuleType:
     try:
         import torchvision.models
     except RuntimeError as error:
-        if "torchvision::nms does not exist" not in str(error):
+        if NO_OPERATORS not in str(error):
             raise
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]

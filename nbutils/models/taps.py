@@ -15,11 +15,23 @@ def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, torch.Ten
     """While open, each forward pass leaves the outputs of the named modules in the dict; no hook
     stays behind, also after an exception.
 
+    The network goes on with a copy, so that what it does in place (`F.relu_(z)`, `z += y`) changes
+    neither the value that is kept nor the derivative with respect to it. (Where it goes on with
+    what it handed to a module that works in place, and changes that, an InputError is raised.)
+
     Names are those of `model.named_modules()`; for our own networks the "body." in front may be
     left out.
     """
     modules = dict(model.named_modules())
-    found, handles = {}, []
+    found, versions, handles = {}, {}, []
+
+    def keep(module: nn.Module, _: object, out: object, name: str) -> object:
+        found[name] = out
+        if not isinstance(out, torch.Tensor):
+            return out
+        versions[name] = out._version
+        return out.clone()
+
     try:
         for name in names:
             module = next(
@@ -35,12 +47,14 @@ def taps(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, torch.Ten
                     f"The model has no module {name!r}: choose among "
                     f"{', '.join(n for n in modules if n)}."
                 )
-            handles.append(
-                module.register_forward_hook(
-                    lambda _m, _i, out, name=name: found.__setitem__(name, out)
-                )
-            )
+            handles.append(module.register_forward_hook(partial(keep, name=name)))
         yield found
+        for name, version in versions.items():
+            if found[name]._version != version:
+                raise InputError(
+                    f"The model changes the output of its module {name!r} in place by another "
+                    "name, so its value is lost: let it use what the module returns."
+                )
     finally:
         for handle in handles:
             handle.remove()

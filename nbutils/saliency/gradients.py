@@ -56,16 +56,26 @@ def gradient(
 
 
 def in_float64(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The model as a function of float64 images, computed in float64."""
+    """The model as a function of float64 images, computed in float64; where it knows less alone (it
+    casts its images itself), only what is done with its logits is.
+    """
     named = dict([*model.named_parameters(), *model.named_buffers()])
-    return partial(
-        functional_call,
-        model,
-        {
-            name: value.double() if value.is_floating_point() else value
-            for name, value in named.items()
-        },
-    )
+    doubled = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in named.items()
+    }
+    return partial(_as_precise_as_it_can, model, doubled)
+
+
+def _as_precise_as_it_can(
+    model: nn.Module, doubled: dict[str, torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
+    try:
+        return functional_call(model, doubled, x).double()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, InputError):  # two types met: its own, or what a brought one says of it
+        return model(x.float()).double()
 
 
 def input_sensitivity(

@@ -210,7 +210,7 @@ def _executed(source: Path, target: Path, parameters: dict) -> str:
                     parameters=parameters,
                     kernel_name="python3",
                     progress_bar=False,
-                    cwd=str(checkout()),
+                    cwd=str(Path.cwd()),  # the user's: MODEL, WEIGHTS and OUT start there
                     config=config,
                 )
             os.replace(part, target)

@@ -227,7 +227,9 @@ def checked_together(notebook: str, parameters: dict) -> tuple[dict, dict]:
             f"{', '.join(NETWORKS)}."
         )
     if p["WEIGHTS"] not in ("", "torchvision", "none") and not from_here(p["WEIGHTS"]).is_file():
-        raise InputError(f"WEIGHTS {p['WEIGHTS']!r} is no file.")
+        raise InputError(
+            f"WEIGHTS {p['WEIGHTS']!r} is no file: it was looked for at {from_here(p['WEIGHTS'])}."
+        )
     if p["RETRAIN"] and (":" in p["MODEL"] or p["WEIGHTS"] not in ("", "none")):
         raise InputError(
             "RETRAIN trains an architecture of ours, but MODEL or WEIGHTS bring a trained model."

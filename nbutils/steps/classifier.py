@@ -2,7 +2,6 @@
 here.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,17 +13,19 @@ from torch import nn
 from nbutils import InputError
 from nbutils.data.images import Dataset
 from nbutils.models import contract, training
+from nbutils.models.brought import Brought, bring, load_weights, module_of
 from nbutils.models.building import build, with_published_weights
 from nbutils.models.normalised import Restricted, moments
 from nbutils.models.published import PUBLISHED
 from nbutils.models.training import Training
 from nbutils.resources import from_here
-from nbutils.steps.run import Run
+from nbutils.steps.run import Run, log
 from nbutils.store.artifacts import Artifact, Parts, committed, identity_of
 from nbutils.store.fingerprints import key_of
 
 ASKED = 500  # test images that tell whether a brought model has been trained
-KNOWN_BY = 64  # test images whose logits a brought model is known by
+SCALED = 128  # of them, those that tell which values it is made for
+KNOWN_BY = 32  # test images whose answers a brought model is known by
 FIELDS = ("width", "dropouts", "refit", "epochs")  # of the preset
 
 
@@ -54,12 +55,10 @@ def _classifier(run: Run) -> Classifier:
     architecture = run.parameters["MODEL"] or run.preset["classifier"]
     brought = _brought(run, architecture)
     settings, known = {"architecture": architecture, "seed": run.seed}, {"data": run.data_key}
-    inputs, still = {"data": run.data, "brought": brought, "device": run.device}, None
+    inputs = {"data": run.data, "brought": brought, "device": run.device}
     if brought is not None:
-        known["model"] = key_of(brought.state_dict(), _source_of(architecture))
+        known["model"] = key_of(_identity(run, brought, architecture).content)
         inputs["identity"] = known["model"]
-        logits = contract.predict(brought, run.data.test.x[:KNOWN_BY])
-        still = partial(_answers_as_before, logits)
     else:
         settings |= {field: run.preset[field] for field in FIELDS}
         found = committed_network(run, "classifier", {**settings, **known})
@@ -70,9 +69,7 @@ def _classifier(run: Run) -> Classifier:
                 dropout: _candidate(run, settings, dropout) for dropout in settings["dropouts"]
             }
     name = architecture.replace(":", ".")
-    artifact = run.step(
-        "classifier", name, make_classifier, inputs, settings, known=known, still=still
-    )
+    artifact = run.step("classifier", name, make_classifier, inputs, settings, known=known)
     model = brought
     if model is None:
         model = _fresh(run.data, run.device, architecture, run.preset["width"], run.seed)
@@ -225,41 +222,77 @@ def _brought(run: Run, architecture: str) -> nn.Module | None:
         return None
     weights, images = run.parameters["WEIGHTS"], run.data.test[:4].pixels()
     if ":" in architecture:
-        model = contract.bring(architecture)
+        model = bring(architecture)
         if weights not in ("", "none"):
-            contract.load_weights(model, from_here(weights))
+            load_weights(model, from_here(weights))
+        model = Brought(model)
     elif PUBLISHED.get(architecture, {}).get("data") == run.data.name:
         file = weights if weights in ("", "torchvision") else str(from_here(weights))
         model = with_published_weights(architecture, run.data.shape, weights=file, root=run.root)
     else:
         model = _fresh(run.data, run.device, architecture, run.preset["width"], run.seed)
-        contract.load_weights(model, from_here(weights))
+        load_weights(model, from_here(weights))
     classes = len(run.data.classes)
     allowed = [classes, 1000] if run.data.positions else [classes]
     outputs = contract.check(model.to(run.device), images, *allowed)
     if outputs != classes:
         model = Restricted(model, run.data.positions).to(run.device).eval()
+    asked = run.data.test[:SCALED]
+    contract.check_scale(model, asked.pixels(), asked.y)
     asked = run.data.test[:ASKED]
-    contract.check_trained(contract.predict(model, asked.x), asked.y)
+    if said := contract.check_trained(contract.predict(model, asked.x), asked.y):
+        log.warning(said)
     return model
 
 
-def _source_of(architecture: str) -> str:
-    """The text of the file that a user's own model comes from."""
-    if ":" not in architecture:
-        return ""
-    module = contract.module_of(architecture)
-    file = inspect.getsourcefile(module)
-    return Path(file).read_text(encoding="utf-8") if file else ""
-
-
-def _answers_as_before(logits: torch.Tensor, tensors: dict[str, torch.Tensor]) -> str:
-    """Whether a brought model still gives the logits that are kept, up to what another machine
-    rounds.
+def _identity(run: Run, model: nn.Module, architecture: str) -> Artifact:
+    """What a brought model is known by: its state, its file, and above all what it answers, also
+    off the grid of 8-bit images; what is kept holds while a machine's rounding is all that differs.
     """
-    before = tensors["test_logits"][: len(logits)].to(logits)
-    near = torch.allclose(before, logits, rtol=1e-3, atol=1e-3 * before.abs().max().item())
-    return "" if near else "the model answers the same images differently"
+    x = run.data.test[:KNOWN_BY].pixels()
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
+    found, off_grid = (
+        contract.answers(model, part) for part in (x, (x + (noise - 0.5) / 10).clamp(0, 1))
+    )
+    if said := contract.check_gradients(found):
+        log.warning(said)
+    answers = {
+        "logits": torch.cat([found.logits, off_grid.logits]),
+        "slopes": torch.cat([found.slopes, off_grid.slopes]),
+    }
+    return run.step(
+        "identity",
+        architecture.replace(":", "."),
+        make_identity,
+        {"answers": answers},
+        {"model": key_of(model.state_dict(), _source_of(architecture))},
+        known={"data": run.data_key},
+        still=partial(_answers_as_before, answers),
+    )
+
+
+def make_identity(
+    parts: Parts, *, answers: dict[str, torch.Tensor], model: str
+) -> tuple[dict, dict]:
+    """The answers of a brought model with a hash of its state and its source."""
+    return {**answers, "model": identity_of(model)}, {}
+
+
+def _source_of(architecture: str) -> str:
+    """The text of the file that a user's own model comes from, where it comes from one."""
+    file = getattr(module_of(architecture), "__file__", None) if ":" in architecture else None
+    return Path(file).read_text(encoding="utf-8", errors="replace") if file else ""
+
+
+def _answers_as_before(answers: dict[str, torch.Tensor], tensors: dict[str, torch.Tensor]) -> str:
+    """Whether a brought model still gives the answers that are kept, up to what another machine
+    rounds: of a logit the last digits, of a gradient a kink here and there.
+    """
+    logits, slopes = (tensors[name].to(answers[name]) for name in ("logits", "slopes"))
+    near = (logits - answers["logits"]).abs().max() <= 1e-4 * logits.abs().max()
+    if near and (slopes - answers["slopes"]).norm() <= 1e-2 * slopes.norm():
+        return ""
+    return "the model answers the same images differently"
 
 
 def committed_network(run: Run, step: str, arguments: dict) -> tuple[dict, dict] | None:
