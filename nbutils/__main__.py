@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     making = commands.add_parser(
         "make", parents=[common], help="make a step without Jupyter; notebooks load what it made"
     )
-    making.add_argument("step", choices=(*MADE, "density"))
+    making.add_argument("step", choices=list(MADE))
     making.add_argument("--seed", action="append", dest="SEED")
     making.add_argument("--attack", nargs="+", action="append", dest="ATTACKS")
     making.add_argument("--detector", nargs="+", action="append", dest="DETECTORS")

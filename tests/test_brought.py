@@ -32,7 +32,7 @@ from nbutils.saliency.grad_cam import grad_cam
 from nbutils.saliency.learned import SaliencyModel
 from nbutils.steps.adversarial import knobs_of
 from nbutils.store.files import write_tensors
-from tests.conftest import NearestMean, configure, python
+from tests.conftest import ROOT, NearestMean, configure, python
 
 DIGITS = load("digits", calibrate=0)
 
@@ -113,7 +113,7 @@ def make():
 def test_all_is_made_anew_when_the_answers_change_and_nothing_else_does(
     changes, tmp_path, monkeypatch
 ):
-    (tmp_path / "answering.py").write_text(USERS)
+    (tmp_path / "answering.py").write_text(USERS, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "answering", raising=False)
 
@@ -135,7 +135,7 @@ def test_all_is_made_anew_when_the_answers_change_and_nothing_else_does(
 
 
 def test_the_rounding_of_another_machine_changes_nothing(tmp_path, monkeypatch):
-    (tmp_path / "rounding.py").write_text(USERS)
+    (tmp_path / "rounding.py").write_text(USERS, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "rounding", raising=False)
     kept, times = [], []
@@ -152,14 +152,15 @@ def test_a_helper_that_was_edited_is_no_longer_what_runs(tmp_path, monkeypatch):
     """In the same process Python would not read it again; in the next the answers tell."""
     folder = tmp_path / "users"
     folder.mkdir()
-    (folder / "scaling.py").write_text("def scaled(x):\n    return x\n")
+    (folder / "scaling.py").write_text("def scaled(x):\n    return x\n", encoding="utf-8")
     (folder / "using.py").write_text(
         "from scaling import scaled\nfrom tests.test_brought import Around\n\n"
-        "def make():\n    return Around(scaled)\n"
+        "def make():\n    return Around(scaled)\n",
+        encoding="utf-8",
     )
     monkeypatch.syspath_prepend(str(folder))
     before = steps.classifier(configure(tmp_path / "out", MODEL="using:make")).artifact
-    (folder / "scaling.py").write_text("def scaled(x):\n    return x / 2\n")
+    (folder / "scaling.py").write_text("def scaled(x):\n    return x / 2\n", encoding="utf-8")
     os.utime(folder / "scaling.py", ns=(1, 1))
     with pytest.raises(InputError, match=r"scaling.py was edited since Python read it: restart"):
         steps.classifier(configure(tmp_path / "out", MODEL="using:make"))
@@ -348,7 +349,7 @@ def test_what_a_forward_raises_is_a_sentence_that_says_where(f, sentence, tmp_pa
 def test_what_a_factory_raises_is_a_sentence_that_says_where(
     source, sentence, tmp_path, monkeypatch
 ):
-    (tmp_path / "broken.py").write_text(source)
+    (tmp_path / "broken.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "broken", raising=False)
     with pytest.raises(InputError, match=rf"MODEL 'broken:make' cannot be brought in .*{sentence}"):
@@ -370,19 +371,21 @@ def test_from_the_users_own_folder_make_and_run_find_model_weights_and_out(tmp_p
     """Its factory imports torchvision, whose compiled operators a CPU build of torch cannot load;
     its weights are a checkpoint of a trainer.
     """
-    (tmp_path / "mine.py").write_text(USED)
+    (tmp_path / "mine.py").write_text(USED, encoding="utf-8")
     state = {f"module.{name}": value for name, value in Around(None).state_dict().items()}
     (tmp_path / "sub").mkdir()
     torch.save({"epoch": 3, "model_state_dict": state}, tmp_path / "sub" / "best.pt")
     words = ["--model", "mine:make", "-p", "WEIGHTS", "sub/best.pt", "--preset", "smoke"]
     words += ["--threads", "1", "--device", "cpu", "--out", "here"]
-    made = python("make", "classifier", *words, cwd=tmp_path)
+    here = {"cwd": tmp_path, "PYTHONPATH": str(ROOT)}  # where its file finds this one
+    made = python("make", "classifier", *words, **here)
     assert made.returncode == 0 and "accuracy 0.8" in made.stdout, made.stderr[-1000:]
-    ran = python("run", "--notebooks", "01", *words, cwd=tmp_path)
+    ran = python("run", "--notebooks", "01", *words, **here)
     assert ran.returncode == 0 and "test accuracy 0.8" in ran.stdout, ran.stdout + ran.stderr
     (folder,) = (tmp_path / "here").iterdir()
     assert (folder / "results" / "01_classifiers.json").exists()
-    lost = python("make", "classifier", *words, "-p", "WEIGHTS", "best.pt", cwd=tmp_path)
+    words[words.index("sub/best.pt")] = "best.pt"
+    lost = python("make", "classifier", *words, **here)
     assert f"looked for at {tmp_path.resolve() / 'best.pt'}" in lost.stderr, lost.stderr
 
 

@@ -84,7 +84,7 @@ def test_what_is_read_and_what_is_not_is_counted_before_any_work(tmp_path, caplo
     write(tmp_path / "train" / "a" / "more" / "deep.png", noise(50))
     write(tmp_path / "train" / "loose.jpg", noise(51))
     for i in range(2):  # a broken picture stops the run, but not before the counts are told
-        (tmp_path / "test" / "a" / f"bad{i}.png").write_text("no picture at all")
+        (tmp_path / "test" / "a" / f"bad{i}.png").write_text("no picture at all", encoding="utf-8")
     with (
         caplog.at_level(logging.WARNING, "nbutils"),
         pytest.raises(InputError, match=r"bad0.png is no readable.* 1 more cannot .*bad1.png\.$"),
@@ -223,7 +223,7 @@ def huge(path, width=13_000, height=15_000):
     ("name", "spoil", "sentence"),
     [
         ("huge.png", huge, "has too many pixels .more than 178,956,970.: scale it down"),
-        ("text.png", lambda p: p.write_text("<html>"), "is no readable picture"),
+        ("text.png", lambda p: p.write_text("<html>", encoding="utf-8"), "is no readable picture"),
         ("empty.tif", lambda p: p.write_bytes(b""), "is no readable picture"),
         ("cut.jpg", lambda p: p.write_bytes(with_exif()[1][:-200]), "is no readable picture"),
         ("cut.gif", lambda p: p.write_bytes(b"GIF89a\1\0\1\0"), "is no readable picture"),

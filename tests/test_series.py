@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -11,11 +12,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 from nbutils import InputError
-from nbutils.series import publish, runner
-from nbutils.series.parameters import NOTEBOOKS
+from nbutils.series import publish, runner, session
+from nbutils.series.parameters import NOTEBOOKS, SAYS
 from tests.conftest import ROOT, python, without_timings
 
 PARAMETERS = {"PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu"}
@@ -199,3 +201,29 @@ def test_seeds_are_put_together_with_means_and_intervals(series, tmp_path):
     assert row["success_interval"] == pytest.approx(interval, abs=1e-4)
     assert "success_interval" not in found["tables"]["sizes"][1]
     assert re.search(r"02_attacks +fgsm success .* over 2 seeds", lines[0])
+
+
+def test_what_a_notebook_says_of_its_pictures_is_repeated_once(tmp_path, monkeypatch, capsys):
+    log = logging.getLogger("nbutils")
+    monkeypatch.setattr(log, "handlers", [])
+    session._heard()
+    session._heard()
+    told = "Of train, 12 .png are read, and 2 .heic are not."
+    log.warning(told)
+    said = capsys.readouterr().err
+    assert said == f"{SAYS}{told}\n"
+    assert not pd.get_option("display.html.use_mathjax")  # or classes named $x$ become formulas
+
+    def executed(source, target, parameters):
+        text = [said, "progress 50 %\n"]
+        stream = {"output_type": "stream", "name": "stderr", "text": text}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cells = [{"cell_type": "code", "outputs": [stream]}, {"cell_type": "markdown"}]
+        target.write_text(json.dumps({"cells": cells}), encoding="utf-8")
+        return ""
+
+    monkeypatch.setattr(runner, "_execute", executed)
+    lines = []
+    runner.run({"OUT": str(tmp_path)}, "00 01", say=lines.append)
+    assert [line.strip() for line in lines].count(told) == 1
+    assert not any("progress" in line for line in lines)

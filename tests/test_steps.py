@@ -398,6 +398,8 @@ small = {"PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu", "OUT": sys.argv[1], "
 run = session.configure("01_classifiers", DEFAULTS | small)
 steps.learned_saliency(run)
 steps.evaluation(run, "id", "fgsm", "fgsm+bim")
+for name in ("gcd", "mahalanobis_unmoved", "tws_noise", "pixel_defend"):
+    steps.detector(run, name, "fgsm")
 steps.controls(run, "id", "fgsm")
 steps.consistency(run, "fgsm", {"grey": {"squeeze": "1-bit"}})
 
@@ -420,7 +422,11 @@ MAKERS = {
     "make_adversarial": "adversarial/",
     "make_mixture": "adversarial/fgsm+bim",
     "make_saliency": "saliency/learned",
-    "make_detector": "detector/",
+    "make_detector": ("detector/id-", "detector/insen-"),
+    "make_combined": "detector/gcd-",
+    "make_mahalanobis": "detector/mahalanobis",
+    "make_tws": "detector/tws",
+    "make_density": "density/",
     "make_evaluation": "evaluation/",
     "make_controls": "controls/",
     "make_consistency": "consistency/",
@@ -688,7 +694,8 @@ def controlled(run, pairs, found, **changed):
     inputs = {"data": run.data, "base": steps.classifier(run), "found": found, "pairs": pairs}
     inputs["memory"] = Memory()
     settings = {"detector": "planted", "trained": True, "setting": pairs.setting}
-    return make_controls(None, **inputs, **settings, fpr=0.05, seed=0, **changed)[1]
+    more = {"fpr": 0.05, "seed": 0, "collapsed": False} | changed
+    return make_controls(None, **inputs, **settings, **more)[1]
 
 
 def test_the_controls_step_raises_where_a_source_stands_on_both_sides(smoke):

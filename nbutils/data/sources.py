@@ -5,6 +5,7 @@ What is missing or damaged gets one sentence that names the file and what to do.
 
 import hashlib
 import http.client
+import os
 import pickle
 import urllib.error
 import urllib.request
@@ -167,8 +168,11 @@ def listed(
             f"{folder} has no pictures of {', '.join(missing[:3])}: the class folders there are "
             f"{', '.join(there[:10]) or 'none'}."
         )
-    names = list(classes) or there
-    strange = [name for name in names if not name.isprintable()]
+    folders = list(classes) or there
+    names = [os.fsencode(name).decode("utf-8", "replace") for name in folders]  # in any locale
+    strange = [
+        name for name in names if not name.isprintable() or "\N{REPLACEMENT CHARACTER}" in name
+    ]
     if strange:
         raise InputError(f"{folder} has a class folder whose name cannot be shown: {strange[0]!r}.")
     if len(names) < 2:
@@ -178,7 +182,7 @@ def listed(
         )
     found = []
     left = Counter(f"{_kind(path)} beside the class folders" for path in inside if path.is_file())
-    for label, name in enumerate(names):
+    for label, name in enumerate(folders):
         others = []
         for path in _inside(folder / name):
             if path.suffix.lower() in PICTURES and not path.is_dir():

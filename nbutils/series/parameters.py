@@ -39,6 +39,7 @@ PARAMETERS = {
 }
 
 
+SAYS = "nbutils: "  # in front of what a notebook says on stderr, which the runner repeats
 LARGEST = {"SEED": 2**31, "THREADS": 1025, "STEPS": 10**6, "EPS_255": 256, "FPR": 1}  # under these
 
 
@@ -113,6 +114,7 @@ MADE = {
     "detector": [*_ATTACKING, "DETECTORS"],
     "evaluation": [*_ATTACKING, "DETECTORS"],
     "all": [*_ATTACKING, "DETECTORS"],
+    "density": COMMON,
 }
 
 

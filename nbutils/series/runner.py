@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nbutils import InputError
 from nbutils.resources import checkout
-from nbutils.series.parameters import PARAMETERS, run_folder, seeds_of, unknown
+from nbutils.series.parameters import PARAMETERS, SAYS, run_folder, seeds_of, unknown
 from nbutils.series.publish import publish, shown
 from nbutils.store.files import atomically, speaking
 
@@ -72,7 +72,7 @@ def run(parameters: dict, chosen: str = "", *, say=print) -> int:
         if not any(name in known for known in names.values()):
             known = [one for one in PARAMETERS if any(one in own for own in names.values())]
             raise unknown(name, known, ", ".join(p.stem for p in paths))
-    out, failed = run_folder(parameters), 0
+    out, failed, told = run_folder(parameters), 0, set()
     for path in paths:
         started = time.perf_counter()
         error = _execute(
@@ -86,6 +86,10 @@ def run(parameters: dict, chosen: str = "", *, say=print) -> int:
             f"{path.stem:<28}{seconds:7.1f} s   "
             f"{error or _key(out / 'results' / f'{path.stem}.json')}"
         )
+        for line in _said(out / "notebooks" / path.name):
+            if line not in told:
+                say(f"    {line}")
+                told.add(line)
     say(
         "Executed notebooks, figures and results lie in "
         f"{shown(out)}/{{notebooks,figures,results}}."
@@ -237,6 +241,21 @@ def _kernels() -> Iterator[object]:
 
     with tempfile.TemporaryDirectory(prefix="nbutils-", ignore_cleanup_errors=True) as folder:
         yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+
+
+def _said(path: Path) -> list[str]:
+    """What an executed notebook said of its pictures, its model, its artifacts (`SAYS`)."""
+    if not path.exists():
+        return []
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    texts = [
+        "".join(output["text"])
+        for cell in cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr"
+    ]
+    lines = "\n".join(texts).splitlines()
+    return [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS)]
 
 
 def _key(path: Path) -> str:

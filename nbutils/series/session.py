@@ -6,6 +6,7 @@ import ctypes
 import inspect
 import io
 import json
+import logging
 import math
 import os
 import sys
@@ -37,6 +38,7 @@ from nbutils.series.parameters import (
     NEED_COLOUR,
     NOTEBOOKS,
     PARAMETERS,
+    SAYS,
     checked,
     nearest,
     run_folder,
@@ -130,7 +132,22 @@ def start(notebook: str, namespace: dict) -> Session:
     for name, value in namespace.items():
         if name not in known and _resembling(name, value, again):
             raise unknown(name, known, notebook)
+    _heard()
     return configure(notebook, {name: namespace[name] for name in known if name in namespace})
+
+
+def _heard() -> None:
+    """What is worth knowing before any work (pictures that were left out, say) stands on stderr,
+    marked as ours; a class named "$x$" stays what it is in a table.
+    """
+    import pandas as pd
+
+    log = logging.getLogger("nbutils")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(f"{SAYS}%(message)s"))
+        log.addHandler(handler)
+    pd.set_option("display.html.use_mathjax", False)
 
 
 def _resembling(name: str, value: object, again: bool) -> bool:

@@ -36,7 +36,7 @@ def controls(
         {
             "detector": name,
             "trained": name in TRAINED,
-            "collapsed": bool(artifact and artifact.record["collapsed"]),
+            "collapsed": bool(artifact and artifact.record.get("collapsed", False)),
             "setting": pairs.setting,
             "fpr": fpr,
             "seed": run.seed,

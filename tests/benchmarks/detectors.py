@@ -169,8 +169,8 @@ def main():
             print(table([row]).splitlines()[-1], flush=True)
     record = {"torch": torch.__version__, "device": str(run.device), "rows": rows}
     record["threads"] = torch.get_num_threads()
-    (folder / "detectors.json").write_text(json.dumps(record, indent=1))
-    (folder / "detectors.md").write_text(table(rows))
+    (folder / "detectors.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    (folder / "detectors.md").write_text(table(rows), encoding="utf-8")
     print(f"{folder}/detectors.json and .md")
 
 
