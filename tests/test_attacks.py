@@ -22,6 +22,7 @@ from nbutils.models.building import build
 KNOBS = {
     "fgsm": {"eps": 0.1},
     **{name: {"eps": 0.1, "step": 0.03, "steps": 5} for name in ("bim", "mim", "pgd")},
+    "pgd_early_stopped": {"eps": 0.1, "step": 0.03, "steps": 5},
 }
 # of every attack; enough steps for each to reach something on `net`
 SHORT = {

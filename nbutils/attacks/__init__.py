@@ -9,6 +9,7 @@ ATTACKS = {
     "bim": gradient.bim,
     "mim": gradient.mim,
     "pgd": gradient.pgd,
+    "pgd_early_stopped": gradient.pgd_early_stopped,
     "iterative_l2": gradient.iterative_l2,
     "carlini_wagner_l2": carlini_wagner.carlini_wagner_l2,
     "deepfool": deepfool.deepfool,

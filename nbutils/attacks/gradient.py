@@ -1,5 +1,5 @@
-"""Attacks that take steps along the loss's gradient, within a budget: FGSM, BIM, MIM, PGD,
-iterative l2.
+"""Attacks that take steps along the loss's gradient, within a budget: FGSM, BIM, MIM, PGD (whole
+and stopped at its first success), iterative l2.
 """
 
 import torch
@@ -70,6 +70,48 @@ def pgd(
         gradient, _ = loss_gradient(model, x_adv, labels, target is not None, objective)
         x_adv = step_inside(x, x_adv, step * direction(gradient, norm), eps, norm)
     return x_adv
+
+
+@attack
+def pgd_early_stopped(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    *,
+    target: torch.Tensor | None,
+    index: torch.Tensor,
+    seed: int,
+    objective: Objective,
+    eps: float,
+    step: float,
+    steps: int,
+    norm: str = "linf",
+    random_start: bool = True,
+) -> torch.Tensor:
+    """PGD whose images stop at their first success, and leave the batch: they lie just behind the
+    border, where the whole of PGD goes on (Zhang et al. 2020).
+
+    Args:
+        eps, step, steps, norm, random_start: as of PGD.
+    Returns:
+        the first of PGD's iterates, its start among them, that succeeded; of an image on which none
+        did, the last one.
+    """
+    sizes(eps=eps, step=step, steps=steps)
+    targeted, labels, out = target is not None, y if target is None else target, x.clone()
+    if random_start:
+        out = (x + eps * unit_ball(x, index, seed, norm)).clamp(0, 1)
+    rows, origin, x_adv = torch.arange(len(x), device=x.device), x, out
+    for _ in range(steps):
+        gradient, logits = loss_gradient(model, x_adv, labels, targeted, objective)
+        going = ~objective.success(logits, x_adv, labels, targeted)
+        rows, origin, labels = rows[going], origin[going], labels[going]
+        if not len(rows):
+            break
+        move = step * direction(gradient[going], norm)
+        x_adv = step_inside(origin, x_adv[going], move, eps, norm)
+        out[rows] = x_adv
+    return out
 
 
 @attack
