@@ -64,6 +64,8 @@ BORDER = (
     "success",
     "l2",
     "n",
+    "fits",
+    "collapsed",
 )
 SUPERVISION = (
     "detector",
@@ -74,9 +76,10 @@ SUPERVISION = (
     "low",
     "high",
     "n",
+    "collapsed",
 )
-BESIDE_SCALARS = ("detector", "attack", "scalar", "difference", "low", "high", "n")
-EPS = ("attack", "eps_255", "detector", "auroc", "low", "high", "success", "n")
+BESIDE_SCALARS = ("detector", "attack", "scalar", "difference", "low", "high", "n", "collapsed")
+EPS = ("attack", "eps_255", "detector", "auroc", "low", "high", "success", "n", "collapsed")
 OF_DISTANCE = ("input_sensitivity", "max_softmax", "margin")  # scalars beside Dist_z
 KAPPAS = (0, 1, 2, 5, 10, 20, 50)  # the lead in logits that C&W asks for
 OVERSHOOTS = (0.02, 0.2, 0.5, 1.0)  # of DeepFool; the first is the paper's, at the border
@@ -254,17 +257,21 @@ def border(run: Run, detectors: Sequence[str], fitted_on: str, fits: int = 1) ->
 
     Clean images: the least sure tenth of those that are read rightly (the tenth with the smallest
     margin, so `margin` finds it by definition), and those that are misread, against the others,
-    which are surely and rightly read, with Newcombe's interval. There `beyond`, `success` and `l2`
-    are 0.
+    which are surely and rightly read, with Newcombe's interval. They stand for a border that nobody
+    attacked: `beyond`, `success` and `l2` are 0.
 
     Args:
         fitted_on: the attack that trained detectors are fitted on.
         fits: detectors fitted, each with a seed of its own; scores are not averaged, AUROCs are.
     """
-    made = {
-        name: [fitted(run, name, fitted_on, i)[0] for i in range(fits if name in TRAINED else 1)]
-        for name in detectors
-    }
+    made, told = {}, {}
+    for name in detectors:
+        several = range(fits if name in TRAINED else 1)
+        each = [fitted(run, name, fitted_on, i) for i in several]
+        made[name] = [one for one, _ in each]
+        ended = [artifact.record.get("collapsed", 0) for _, artifact in each if artifact]
+        counts = {"fits": len(each), "collapsed": sum(ended)}
+        told[name] = {"detector": name, "fitted_on": fitted_on, **counts}
     model, pairs = classifier(run).model, adversarial(run, "004.ddn")
     clean = {name: scores_of(each, pairs.x) for name, each in made.items()}
     rows = []
@@ -273,23 +280,20 @@ def border(run: Run, detectors: Sequence[str], fitted_on: str, fits: int = 1) ->
         if not won.any():
             continue
         x_adv, l2 = group.x_adv[won], distances.sizes(pairs.x, group.x_adv)["l2"][won]
+        where = {
+            "attack": group.attack,
+            "setting": group.setting,
+            "beyond": group.beyond,
+            "on_border": group.on_border,
+            "success": won.double().mean().item(),
+            "l2": l2.mean().item(),
+            "n": int(won.sum()),
+        }
         for name, each in made.items():
-            sides = clean[name][:, won.to(clean[name].device)], scores_of(each, x_adv)
-            rows.append(
-                {
-                    "attack": group.attack,
-                    "setting": group.setting,
-                    "beyond": group.beyond,
-                    "on_border": group.on_border,
-                    "detector": name,
-                    "fitted_on": fitted_on,
-                    **_paired(*sides, run.seed),
-                    "success": won.double().mean().item(),
-                    "l2": l2.mean().item(),
-                    "n": int(won.sum()),
-                }
-            )
-    return frame([*rows, *_unsure(run, made, fitted_on)], BORDER)
+            sides = clean[name][:, won], scores_of(each, x_adv)
+            rows.append({**where, **told[name], **_paired(*sides, run.seed)})
+    rows += [{**row, **told[row["detector"]]} for row in _unsure(run, made)]
+    return frame(rows, BORDER)
 
 
 def _groups(run: Run, pushed: AdversarialSet) -> Iterator[_Group]:
@@ -312,8 +316,8 @@ def _groups(run: Run, pushed: AdversarialSet) -> Iterator[_Group]:
     yield _Group("pgd", f"{steps} steps", float(steps), False, whole.x_adv)
 
 
-def _unsure(run: Run, made: Mapping[str, list[Detector]], fitted_on: str) -> Iterator[dict]:
-    """Rows of BORDER of the clean groups."""
+def _unsure(run: Run, made: Mapping[str, list[Detector]]) -> Iterator[dict]:
+    """Rows of BORDER of the clean groups, but for what is told of a detector's fits."""
     images = run.data.test[:MOST]
     x, logits = images.pixels(), predict(classifier(run).model, images.x)
     right = logits.argmax(1) == images.y
@@ -321,27 +325,28 @@ def _unsure(run: Run, made: Mapping[str, list[Detector]], fitted_on: str) -> Ite
     order = (first - second).masked_fill(~right, torch.inf).argsort()
     least = torch.zeros_like(right)
     least[order[: int(np.ceil(LEAST_SURE * int(right.sum())))]] = True
-    groups = {("least sure", True): least, ("misread", False): ~right}
-    groups = {key: rows for key, rows in groups.items() if rows.any()}
+    groups = {"least sure": least, "misread": ~right}
     for name, each in made.items():
         scored = scores_of(each, x).double().numpy(force=True)
-        for (setting, at), rows in groups.items():
+        for setting, rows in groups.items():
             chosen, others = (mask.numpy(force=True) for mask in (rows, right & ~least))
+            n, m = int(chosen.sum()), int(others.sum())
+            if not (n and m):
+                continue
             auroc = float(np.mean([metrics.auroc(one[others], one[chosen]) for one in scored]))
-            low, high = auroc_interval(auroc, int(others.sum()), int(chosen.sum()))
+            low, high = auroc_interval(auroc, m, n)
             yield {
                 "attack": "clean",
                 "setting": setting,
                 "beyond": 0.0,
-                "on_border": at,
+                "on_border": True,
                 "detector": name,
-                "fitted_on": fitted_on,
                 "auroc": auroc,
                 "low": low,
                 "high": high,
                 "success": 0.0,
                 "l2": 0.0,
-                "n": int(chosen.sum()),
+                "n": n,
             }
 
 
@@ -397,10 +402,12 @@ def supervision(run: Run, attacks: Sequence[str], fits: int = 1) -> pd.DataFrame
         cells += [(name, "another attack", other[test in of_sign]) for name in ON_THE_ATTACK]
         cells += [(name, "none", "") for name in ON_NO_ATTACK]
         for name, kind, fit in cells:
-            found = evaluation(run, name, fit or test, test, fits=fits).record["all"]
+            record = evaluation(run, name, fit or test, test, fits=fits).record
+            found = record["all"]
             low, high = found["auroc_interval"]
             key = {"detector": name, "supervision": kind, "fitted_on": fit, "tested_on": test}
-            rows.append({**key, "auroc": found["auroc"], "low": low, "high": high, "n": found["n"]})
+            measured = {"auroc": found["auroc"], "low": low, "high": high, "n": found["n"]}
+            rows.append({**key, **measured, "collapsed": record["collapsed"]})
     return frame(rows, SUPERVISION)
 
 
@@ -423,5 +430,6 @@ def against_scalars(
             ]
             value, (low, high) = metrics.auroc_difference(*sides, seed=run.seed)
             key = {"detector": name, "attack": attack, "scalar": best, "difference": value}
-            rows.append({**key, "low": low, "high": high, "n": found.record["n"]})
+            measured = {name: found.record[name] for name in ("n", "collapsed")}
+            rows.append({**key, "low": low, "high": high, **measured})
     return frame(rows, BESIDE_SCALARS)
