@@ -906,3 +906,34 @@ def ospa_panels(
         place = {"loc": "outside lower center", "ncols": 3, "fontsize": 8}
         figure.legend(named.values(), named.keys(), **place)
     return figure
+
+
+def sensitivity_histograms(groups: dict[str, np.ndarray], ax: Axes, *, bins: int = 40) -> Axes:
+    """Logarithms of the input sensitivity of several groups of images over common bins, as shares
+    of each group: the first group filled, the others in outline (paper 004, figures 3 and 4).
+
+    Args:
+        groups: for each name decimal logarithms (n,); a group without images is said to be empty.
+    Raises:
+        InputError: more groups than one axis can show.
+    """
+    if len(groups) > MOST_CURVES:
+        raise InputError(f"{len(groups)} curves do not fit on one axis: choose {MOST_CURVES}.")
+    shades = (GREY, RED, SKY, GREEN, ORANGE, PINK)
+    styles = ("-", "-", "--", "-.", "-", "--")
+    values = {name: _array(group) for name, group in groups.items()}
+    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)
+    for i, (name, group) in enumerate(values.items()):
+        told = f"{name} (n = {len(group)})" if len(group) else f"{name} (empty: none)"
+        look = {"histtype": "step", "ls": styles[i], "lw": 1.6} if i else {"alpha": 0.45}
+        share = np.full(len(group), 1 / max(1, len(group)))
+        ax.hist(group, edges, weights=share, color=shades[i], label=told, **look)
+    ax.set(xlabel="log10 of the input sensitivity", ylabel="share of images")
+    ax.legend(fontsize=8)
+    return ax
+
+
+def setting(name: str) -> str:
+    """A setting's name as a figure with little room has it: "004.pgd_targeted" is "PGD T"."""
+    plain = name.rpartition(".")[2].removesuffix("_targeted").removesuffix("_quick")
+    return short(plain) + (" T" if name.endswith("_targeted") else "")

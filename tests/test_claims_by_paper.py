@@ -26,9 +26,12 @@ from nbutils.claims.rule import (
     judge,
 )
 
+FLAGGED = "flagged_noise_sign"
 N, MANY = 200, 1_000_000  # images: as in a run, and so many that an interval is a point
 THREE = ("fgsm", "bim", "carlini_wagner_l2")
 RANKED = ("carlini_wagner_l2", "deepfool_000", "jsma_000")  # whose perturbation has ranks
+OF_L2 = ("004.deepfool", "004.carlini_wagner_l2", "004.ddn_targeted")
+OF_LINF = ("004.fgsm", "004.pgd", "004.pgd_targeted")
 OF_003 = ("003.fgsm_4", "003.fgsm_1", "003.carlini_wagner_l2_quick")
 ZERO_MEANS = ("zero_mean", "zero_mean_image", "zero_mean_brightness", "zero_mean_undone")
 COLLAPSED, FEW = "a detector collapsed", "attack fools fewer than 20 images"
@@ -483,6 +486,157 @@ def small_pictures(value, control, n):
     return {"06": {"others": others(0.8 - value, n, "none 0.2")}}
 
 
+# What notebook 07 publishes
+def measured(aurocs, n, attacks=(*OF_L2, *OF_LINF), **more):
+    """Detector by detector the rows of each on the attack that it was trained on."""
+    return [
+        {"detector": d, "fitted_on": a, "tested_on": a, "auroc": auroc, "success": 0.9, "n": n}
+        | dict(zip(("low", "high"), around(auroc, n), strict=True))
+        | {"collapses": 0, "collapsed": 0}
+        | more
+        for d, auroc in aurocs.items()
+        for a in attacks
+    ]
+
+
+def paired(leads, n, attacks=(*OF_L2, *OF_LINF)):
+    return [
+        {"difference": name, "fitted_on": a, "tested_on": a, "auroc": lead, "n": n}
+        | dict(zip(("low", "high"), around(lead, n), strict=True))
+        for name, lead in leads.items()
+        for a in attacks
+    ]
+
+
+def to_border(value, control, n):
+    ranks = {"input_sensitivity": -value, "max_softmax": -value + (0.06 if control else 0.04)}
+    rows = [
+        {"images": images, "scalar": scalar, "rank": rank, "n": n}
+        | dict(zip(("low", "high"), around(rank, n), strict=True))
+        for images in ("toy", "clean", *OF_L2[:2])
+        for scalar, rank in (ranks | {"margin": -0.99}).items()
+    ]
+    return {"07": {"distance": rows, "cells": measured({"insen": 0.9}, n)}}
+
+
+def crossing(attack, setting, beyond, aurocs, n):
+    return [
+        {"attack": attack, "setting": setting, "beyond": beyond, "detector": d, "auroc": auroc}
+        | {"fitted_on": "004.ddn", "success": None if attack == "clean" else 0.9, "n": n}
+        for d, auroc in aurocs.items()
+    ]
+
+
+def different(value, control, n):
+    seen = {d: 0.8 if control else 0.6 for d in ("insen", "insen_log")}
+    rows = crossing("clean", "least sure", 0, {"insen": 0.7, "margin": 1.0}, n)
+    rows += crossing("clean", "misread", None, {"insen": 0.7, "margin": 1.0}, n)
+    for attack, setting, knobs in (
+        ("carlini_wagner_l2", "confidence", (0, 1, 5, 50)),
+        ("deepfool", "overshoot", (0, 0.02, 0.5)),
+        ("ddn", "pushed x", (0, 1.1, 1.5)),
+    ):
+        for i, knob in enumerate(knobs):
+            found = seen if i > 1 else {d: 0.0 if control else 1.0 for d in seen}
+            other = {"margin": 0.0 if control else 1.0}
+            rows += crossing(attack, f"{setting} {knob}", knob, found | other, n)
+    far = {"insen": 0.0 if control else 1.0}
+    rows += crossing("pgd", "stopped at first success", 40, far, n)
+    names = ("insen", "insen_log", "input_sensitivity")
+    table = measured(dict.fromkeys(names, value), n, OF_L2)
+    return {
+        "07": {"cells": table + measured(dict.fromkeys(names, 0.5), n, OF_LINF), "border": rows}
+    }
+
+
+def enough(value, control, n):
+    aurocs = {"insen": 0.8, "insen_norm": 0.8, "insen_log": 0.99}
+    aurocs |= {"max_softmax": 0.5, "margin": 0.5}
+    leads = {"insen - insen_norm": -value, "insen - max_softmax": 0.3}
+    leads["insen - margin"] = 0.3 if control else 0.0
+    elsewhere = paired(dict.fromkeys(leads, 0.5 if value > 0 else -0.5), n, OF_LINF)
+    return {
+        "07": {"cells": measured(aurocs, n), "differences": paired(leads, n, OF_L2) + elsewhere}
+    }
+
+
+def in_pixels(value, control, n):
+    aurocs = {"id_high_pass": 0.75 + value, "insen": 0.75 - value, "insen_log": 0.75 + value}
+    sweep = [
+        {"attack": a, "eps_255": eps, **row, "tested_on": ...}
+        for a in OF_LINF[:2]
+        for eps in (2, 8)
+        for row in measured(aurocs | {"id": 0.5}, n, (a,))
+    ]
+    for row in sweep:
+        for key in ("tested_on", "fitted_on", "collapses", "collapsed"):
+            del row[key]
+    table = measured(aurocs, n, OF_LINF) + measured(dict.fromkeys(aurocs, 0.5), n, OF_L2)
+    first = crossing("pgd", "stopped at first success", 0, {"insen": 0.85, "margin": 1.0}, n)
+    first += crossing("pgd", "40 steps", 1, {"insen": 1.0}, n)
+    noisy = noise("id_high_pass", OF_LINF, control) + noise("insen_log", OF_LINF, not control)
+    noisy += noise("id_high_pass", OF_L2, not control)
+    return {"07": {"cells": table, "eps": sweep, "border": first, "controls": noisy}}
+
+
+def combined(value, control, n):
+    six = (*OF_L2, *OF_LINF)
+    unseen = 0.95 if control else 0.7
+    grid = [
+        row | {"fitted_on": fit, "auroc": 1.0 - unseen if same else unseen}
+        for fit in six
+        for row in measured({"gcd": 0.0}, n)
+        for same in [row["tested_on"].replace("_targeted", "") == fit.replace("_targeted", "")]
+    ]
+    grid += measured({"gcd_cured": 0.0 if control else 1.0}, n, six[1:], fitted_on=six[0])
+    wins = [{"detector": "tws", "here": 1, "n_attacks": 6}]
+    wins += [{"detector": "gcd", "here": 4, "n_attacks": 6}]
+    table = measured({"gcd": value, "gcd_cured": 1.0 - value, "insen": 0.9}, n)
+    return {"07": {"cells": table, "gcd_matrix": grid, "wins": wins}}
+
+
+def better_half(value, control, n):
+    aurocs = {"gcd": 0.7 + value, "id": 0.7, "insen": 0.6, "gcd_cured": 0.7}
+    aurocs |= {"gcd_mean": 0.7, "gcd_maximum": 0.7, "gcd_stacked": 0.7}
+    leads = {"gcd - id": value, "gcd - insen": 0.1 + value, "gcd - gcd_stacked": 0.2}
+    leads |= {"gcd - gcd_mean": 0.2 if control else 0.0, "gcd - gcd_maximum": 0.2}
+    return {"07": {"cells": measured(aurocs, n), "differences": paired(leads, n)}}
+
+
+def supervised(detector, supervision, auroc):
+    return [
+        {"detector": detector, "supervision": supervision, "tested_on": a, "auroc": auroc}
+        for a in (*OF_L2, *OF_LINF)
+    ]
+
+
+def rivals(value, control, n):
+    names = ("pixel_defend", "tws", "mahalanobis")
+    aurocs = {"gcd": 0.6 + value / 2, "mahalanobis_sum": 0.1, "insen": 0.2}
+    aurocs |= dict.fromkeys(names, 0.6 - value / 2)
+    rows = supervised("gcd", "another attack", 0.8) + supervised("gcd", "the attack", 0.99)
+    alone = 0.74 if control else 0.76
+    for name in ("pixel_defend", "tws", "mahalanobis_sum"):
+        rows += supervised(name, "none", alone)
+    rows += supervised("mahalanobis", "another attack", alone)
+    rows += supervised("mahalanobis", "the attack", 0.5 if not control else 0.99)
+    leads = paired(dict.fromkeys([f"gcd - {name}" for name in names], value), n)
+    leads += paired({"gcd - mahalanobis_sum": 0.5 if value < 0 else -0.5}, n)
+    return {"07": {"cells": measured(aurocs, n), "differences": leads, "supervision": rows}}
+
+
+def over_scalars(value, control, n):
+    detectors = ("insen", "insen_log", "gcd", "tws")
+    aurocs = dict.fromkeys(detectors, 0.9) | {"margin": 0.6, "noise": 0.6 if control else 0.05}
+    rows = [
+        {"detector": d, "attack": a, "scalar": "margin", "difference": value, "n": n}
+        | dict(zip(("low", "high"), around(value, n), strict=True))
+        for d in detectors
+        for a in OF_L2
+    ]
+    return {"07": {"cells": measured(aurocs | {"dist_z": 0.99}, n), "scalars": rows}}
+
+
 @dataclass(frozen=True)
 class Plan:
     """A claim's builder, values that show it and its opposite, its margin, and how many cells."""
@@ -527,10 +681,18 @@ PLANTED = {
     "003.C7": Plan(versus, 0.1, -0.3, -0.1, 4, PICTURES),
     "003.C8": Plan(kept, 0.99, 0.7, 0.9, 2, PICTURES),
     "003.C10": Plan(small_pictures, 0.4, -0.15, 0.0, 3, ("cifar10",), controlled=False),
+    "004.C1": Plan(to_border, 0.9, -0.3, (0.5, 0.0), 4, OF_002),
+    "004.C2": Plan(different, 0.98, 0.6, 0.9, 3, OF_002),
+    "004.C3": Plan(enough, 0.1, -0.15, -0.02, 3, OF_002),
+    "004.C4": Plan(in_pixels, 0.2, -0.2, 0.0, 5, OF_002),
+    "004.C5": Plan(combined, 1.0, 0.6, 0.975, 6, OF_002),
+    "004.C5 (half)": Plan(better_half, 0.1, -0.2, -0.01, 6, OF_002),
+    "004.C6": Plan(rivals, 0.3, -0.3, 0.05, 18, OF_002),
     "X1": Plan(readings, 0.95, 0.55, 0.75, 6, ("cifar10",)),
+    "X4": Plan(over_scalars, 0.2, -0.2, 0.0, 9, OF_002),
 }
 UNREACHABLE = ("002.C5", "003.C8")  # a run has two cells at most, and a verdict needs three
-EVERY = ("002.C1", "002.C8", "003.C3")
+EVERY = ("002.C1", "002.C8", "003.C3", "004.C5")
 NOTEBOOK_04 = ("002.C1", "002.C2", "002.C6", "002.C8", "X1")  # ask for the success in `strength`
 claims, controlled = (
     pytest.mark.parametrize("claim", [c for c, plan in PLANTED.items() if plan.controlled or every])
@@ -618,11 +780,17 @@ def test_only_a_claim_on_every_attack_falls_with_one(claim):
         ("002.C1", "04/002.fig2", {"detector": "jsd", "test_attack": "fgsm"}, {"tnr": 0.2}),
         ("002.C8", "04/layers", {"detector": "first_layer", "attack": "bim"}, {"tpr": 0.2}),
         ("003.C3", "06/others", {"attack": OF_003[0]}, {"at_ospa_90": 0.2}),
+        (
+            "004.C5",
+            "07/cells",
+            {"detector": "gcd", "tested_on": OF_L2[0]},
+            {"auroc": 0.9, "low": 0.88, "high": 0.92},
+        ),
     ],
 )
 def test_one_attack_that_is_missed_is_enough(claim, place, where, change):
     found = verdict(claim, changed(plant(claim), place, where, **change))
-    assert counts(found) == (2, 1, 0) and found.outcome == DOES_NOT
+    assert counts(found) == (PLANTED[claim].cells - 1, 1, 0) and found.outcome == DOES_NOT
 
 
 # The control
@@ -661,6 +829,10 @@ def test_a_control_that_is_never_run_says_so(claim):
         ("003.C4", "06/noise"),
         ("003.C5", "06/noise"),
         ("003.C7", "06/squeezing"),
+        ("004.C2", "07/border"),
+        ("004.C4", "07/border"),
+        ("004.C5", "07/gcd_matrix"),
+        ("004.C6", "07/supervision"),
         ("X1", "04/scalars_and_stand_ins"),
     ],
 )
@@ -697,6 +869,40 @@ def test_a_control_without_its_table_is_not_run(claim, table):
         ("003.C5", "06/darker", {}, {"detection": 0.88}, FALLS),
         ("003.C8", "06/grid", {"transform": "zero_mean"}, {"ospa_of_fooled": 0.93}, FALLS),
         ("003.C8", "06/grid", {"transform": "zero_mean"}, {"ospa_of_fooled": 0.95}, SURVIVES),
+        ("004.C1", "07/distance", {"scalar": "max_softmax"}, {"rank": 0.9}, FALLS),
+        ("004.C1", "07/distance", {"scalar": "max_softmax"}, {"rank": None}, NOT_RUN),
+        ("004.C2", "07/border", {"setting": "confidence 50"}, {"auroc": 0.3}, FALLS),
+        (
+            "004.C2",
+            "07/border",
+            {"setting": "confidence 50"},
+            {"success": 0.05, "auroc": 0.0},
+            SURVIVES,
+        ),
+        ("004.C2", "07/border", {"setting": "pushed x 1.5"}, {"auroc": 0.62}, SURVIVES),
+        ("004.C2", "07/border", {"setting": "misread"}, {"auroc": 0.91}, FALLS),
+        ("004.C2", "07/border", {"setting": "misread"}, {"auroc": 0.89}, SURVIVES),
+        ("004.C2", "07/border", {"setting": "least sure"}, {"auroc": 0.91}, FALLS),
+        ("004.C2", "07/border", {"setting": "least sure"}, {"auroc": 0.91, "n": 5}, SURVIVES),
+        *[
+            ("004.C4", "07/border", {"setting": "stopped at first success"}, change, control)
+            for change, control in (
+                ({"auroc": 0.91}, FALLS),
+                ({"auroc": 0.89}, SURVIVES),
+                ({"auroc": 0.91, "success": 0.05}, NOT_RUN),
+            )
+        ],
+        *[
+            ("004.C4", "07/controls", {"detector": "id_high_pass"}, {FLAGGED: share}, control)
+            for share, control in ((0.44, SURVIVES), (0.46, FALLS))
+        ],
+        ("004.C5", "07/gcd_matrix", {"detector": "gcd"}, {"auroc": 0.91}, SURVIVES),
+        ("004.C5", "07/gcd_matrix", {"detector": "gcd"}, {"auroc": 0.89}, FALLS),
+        ("004.C5", "07/gcd_matrix", {"detector": "gcd"}, {"collapsed": 1}, NOT_RUN),
+        ("004.C6", "07/supervision", {"supervision": "none"}, {"auroc": 0.9}, FALLS),
+        ("004.C6", "07/supervision", {"detector": "tws"}, {"auroc": 0.9}, SURVIVES),
+        ("X4", "07/cells", {"detector": "noise"}, {"auroc": 0.11}, SURVIVES),
+        ("X4", "07/cells", {"detector": "noise"}, {"auroc": 0.09}, FALLS),
     ],
 )
 def test_where_a_control_turns(claim, place, where, change, control):
@@ -715,6 +921,9 @@ def test_most_of_the_attacks_say_whether_the_jacobian_survives():
 # What is not admitted
 
 LEARNED = {"fit_attack": "fgsm", "test_attack": "fgsm"}
+ON = {"tested_on": OF_L2[0]}
+DEAD = {"auroc": 0.52, "low": 0.49, "high": 0.55}
+UNMEASURED = "detector not measured"
 REFUSED = [  # claim, place, rows, change, reason, cells that are left of those planted
     ("000.C1", "03/000.table1", {"attack": "fgsm"}, {"success": 0.05}, FEW, 2),
     ("000.C1", "03/000.table1", {"attack": "fgsm"}, {"success": None}, UNKNOWN, 2),
@@ -805,6 +1014,45 @@ REFUSED = [  # claim, place, rows, change, reason, cells that are left of those 
     ("003.C6", "06/adds", {"attack": "fgsm", "grad_cam minus": "without"}, {"n": 19}, FEW, 2),
     ("003.C7", "06/versus", {"attack": "fgsm"}, {"n": 19}, FEW, 2),
     ("003.C10", "06/others", {"attack": OF_003[0]}, {"fooled": 19}, FEW, 2),
+    *[
+        (claim, "07/cells", {"tested_on": OF_L2[0]}, {"success": success}, why, left)
+        for claim, left in {
+            "004.C1": 3,
+            "004.C2": 2,
+            "004.C3": 2,
+            "004.C5": 5,
+            "004.C5 (half)": 5,
+            "004.C6": 15,
+            "X4": 6,
+        }.items()
+        for success, why in ((0.05, FEW), (None, UNKNOWN))
+    ],
+    ("004.C4", "07/cells", {"tested_on": OF_LINF[2]}, {"success": 0.05}, FEW, 4),
+    ("004.C4", "07/eps", {"attack": OF_LINF[0], "eps_255": 2}, {"success": 0.05}, FEW, 4),
+    *[
+        (claim, "07/cells", {"tested_on": OF_L2[0]}, {"collapsed": 1}, COLLAPSED, left)
+        for claim, left in {
+            "004.C2": 2,
+            "004.C3": 2,
+            "004.C5": 5,
+            "004.C5 (half)": 5,
+            "004.C6": 15,
+            "X4": 6,
+        }.items()
+    ],
+    ("004.C3", "07/cells", {"detector": "insen_norm"} | ON, {"collapsed": 1}, COLLAPSED, 2),
+    ("004.C3", "07/cells", {"detector": "insen"} | ON, DEAD, CHANCE, 2),
+    ("004.C6", "07/cells", {"detector": "tws"} | ON, {"collapsed": 1}, COLLAPSED, 17),
+    ("004.C6", "07/cells", ON, {"auroc": 0.985}, CEILING, 15),
+    ("004.C5 (half)", "07/cells", ON, {"auroc": 0.985}, CEILING, 5),
+    ("X4", "07/cells", ON, {"auroc": 0.985}, CEILING, 6),
+    ("004.C4", "07/cells", {"tested_on": OF_LINF[0]}, {"collapsed": 1}, COLLAPSED, 3),
+    ("004.C4", "07/eps", {"detector": "id_high_pass"}, {"collapsed": 1}, COLLAPSED, 1),
+    ("004.C4", "07/eps", {"detector": "id_high_pass"}, {"auroc": None}, UNMEASURED, 1),
+    ("004.C5", "07/cells", {"detector": "gcd"} | ON, {"auroc": None}, UNMEASURED, 5),
+    ("004.C6", "07/cells", {"detector": "tws"} | ON, {"auroc": None}, UNMEASURED, 17),
+    ("004.C1", "07/distance", {"images": "toy"}, {"rank": None}, "no interval", 3),
+    ("X4", "07/scalars", {"attack": OF_L2[0]}, {"low": None}, UNMEASURED, 6),
 ]
 
 
@@ -823,6 +1071,9 @@ def test_what_just_is_admitted():
         ("000.C2", "05/000.table7", {"detector": "smd"}, {"auroc_interval": [0.51, 0.62]}),
         ("002.C1", "04/strength", {"attack": "fgsm"}, {"success": 0.1}),
         ("003.C1", "06/others", {}, {"fooled": 20}),
+        ("004.C2", "07/cells", {}, {"success": 0.1}),
+        ("004.C3", "07/cells", {"detector": "insen"}, {"auroc": 0.55, "low": 0.51}),
+        ("004.C6", "07/cells", {"detector": "gcd"}, {"auroc": 0.99}),
     ]:
         found = verdict(claim, changed(plant(claim), place, where, **change))
         assert not found.refused and sum(counts(found)) == PLANTED[claim].cells
@@ -1127,3 +1378,119 @@ def test_a_gap_next_to_nothing_does_not_decide():
     change = {"attacked": 0.499, "old class": 0.4}
     tables = changed(tables, "06/region", {"attack": OF_003[0]}, **change)
     assert verdict("003.C2", tables).control == FALLS
+
+
+# Paper 004
+
+
+def dead(claim, *detectors):
+    """The tables of a claim in which these detectors collapsed."""
+    tables = plant(claim)
+    for name in detectors:
+        where = {"detector": name}
+        tables = changed(tables, "07/cells", where, collapsed=1, auroc=0.5, low=0.45, high=0.55)
+    return tables
+
+
+def with_cells(tables, aurocs, n=N):
+    rows = [row for row in tables["07"]["cells"] if row["detector"] not in aurocs]
+    return {"07": tables["07"] | {"cells": rows + measured(aurocs, n)}}
+
+
+def test_the_logarithm_is_asked_where_the_raw_map_collapsed():
+    for claim, left in (("004.C2", 3), ("004.C3", 0)):
+        found = verdict(claim, dead(claim, "insen"))
+        assert not found.refused and found.shown == left  # .99 of the logarithm leads .8 by far
+    assert verdict("004.C3", dead("004.C3", "insen")).opposite == 3
+    assert verdict("004.C2", dead("004.C2", "insen", "insen_log")).refused == {COLLAPSED: 3}
+    swept = changed(plant("004.C4"), "07/eps", {"detector": "insen"}, collapsed=1)
+    assert counts(verdict("004.C4", swept)) == (1, 4, 0)  # the logarithm sees it there
+
+
+@pytest.mark.parametrize(("auroc", "expected"), [(0.99, (6, 0, 0)), (0.8, (0, 6, 0))])
+def test_gcd_on_halves_that_did_not_collapse_is_asked_where_gcd_did(auroc, expected):
+    tables = with_cells(dead("004.C5", "gcd"), {"gcd_cured": auroc}, MANY)
+    assert counts(verdict("004.C5", tables)) == expected
+
+
+def test_gcd_on_halves_that_did_not_collapse_meets_its_own_halves_and_rivals():
+    cured = {"gcd_cured": 0.9, "id_high_pass": 0.88, "insen_log": 0.5, "gcd_cured_mean": 0.9}
+    for claim, value in (("004.C5 (half)", 0.02), ("004.C6", 0.9 - 0.45)):
+        tables = with_cells(dead(claim, "gcd"), cured, MANY)
+        found = verdict(claim, tables)
+        assert found.shown == PLANTED[claim].cells and not found.refused
+        assert _values(claim, tables) == pytest.approx([value] * PLANTED[claim].cells)
+    assert (
+        verdict("004.C5 (half)", with_cells(dead("004.C5 (half)", "gcd"), cured)).control == FALLS
+    )
+
+
+def test_a_lead_without_a_pair_is_of_two_detectors():
+    tables = changed(plant("004.C6", n=50), "07/differences", {}, low=None)
+    assert _values("004.C6", tables) == pytest.approx([0.3] * 18)
+    wide = CLAIMS["004.C6"](Published("", 0, tables)).cells[0]
+    assert wide.high - wide.low == pytest.approx(2 * 2**0.5 * 50**-0.5)
+
+
+def test_a_sensitivity_that_is_not_larger_is_open():
+    where = {"detector": "input_sensitivity"}
+    tables = changed(plant("004.C2"), "07/cells", where, auroc=0.1, low=0.05, high=0.15)
+    assert counts(verdict("004.C2", tables)) == (0, 0, 3)
+
+
+def test_what_is_seen_in_neither_or_in_both_is_the_opposite():
+    for detector, auroc in (("id_high_pass", 0.6), ("insen", 0.95)):
+        tables = plant("004.C4")
+        for table in ("cells", "eps"):
+            tables = changed(
+                tables,
+                f"07/{table}",
+                {"detector": detector},
+                auroc=auroc,
+                low=auroc - 0.05,
+                high=auroc + 0.05,
+            )
+        assert counts(verdict("004.C4", tables)) == (0, 5, 0)
+        assert _values("004.C4", tables) == pytest.approx([-0.15 if auroc < 0.75 else -0.2] * 5)
+
+
+def test_what_falls_by_noise_falls_without_a_pgd_that_stops():
+    tables = plant("004.C4", control=False)
+    tables["07"].pop("border")
+    assert verdict("004.C4", tables).control == FALLS
+
+
+def test_another_aim_is_no_unseen_attack():
+    tables = plant("004.C5")
+    where = {"fitted_on": "004.pgd", "tested_on": "004.pgd_targeted"}
+    changed(tables, "07/gcd_matrix", where)  # is there, of an AUROC of .05
+    assert "trained on 0.95; best or tied on 4 of 6 attacks" in verdict("004.C5", tables).told
+
+
+def test_clean_images_alone_can_overturn_the_difference_and_not_save_it():
+    tables = plant("004.C2")
+    clean = [row for row in tables["07"]["border"] if row["attack"] == "clean"]
+    tables = {"07": tables["07"] | {"border": clean}}
+    assert verdict("004.C2", tables).control == NOT_RUN
+    tables = changed(tables, "07/border", {"setting": "misread"}, auroc=0.95)
+    assert verdict("004.C2", tables).control == FALLS
+
+
+def test_readings_of_one_detector_are_one_cell_beside_the_scalars():
+    where = {"detector": "insen_log"}
+    change = {"difference": -0.2, "low": -0.3, "high": -0.1}
+    tables = changed(plant("X4"), "07/scalars", where, **change)
+    assert counts(verdict("X4", tables)) == (6, 0, 3)
+
+
+@pytest.mark.parametrize("claim", [c for c in PLANTED if c.startswith("004") or c == "X4"])
+def test_rows_of_nothing_are_read_as_they_were_written(claim):
+    """Every result of every row is None, as JSON writes not-a-number."""
+    names = {"attack", "detector", "difference", "eps_255", "fitted_on", "images", "n", "scalar"}
+    names |= {"setting", "supervision", "tested_on"}
+    tables = {
+        table: [{key: row[key] if key in names else None for key in row} for row in rows]
+        for table, rows in plant(claim)["07"].items()
+    }
+    found = verdict(claim, {"07": tables})
+    assert (found.outcome, found.control, found.cells) == (NOT_TESTABLE, NOT_RUN, 0)

@@ -5,7 +5,7 @@ Each returns its cells and its control as `rule.Evidence`. Scope, admitted cells
 control stand in its docstring.
 """
 
-from nbutils.claims import model_based, ye, zhang
+from nbutils.claims import li, model_based, ye, zhang
 
 CLAIMS = {
     "000.C1": model_based.learned_map_moves,
@@ -35,5 +35,13 @@ CLAIMS = {
     "003.C7": ye.on_par_with_squeezing,
     "003.C8": ye.honest_labels_kept,
     "003.C10": ye.not_at_32_pixels,
+    "004.C1": li.sensitivity_grows_at_border,
+    "004.C2": li.l2_is_different,
+    "004.C3": li.norm_is_enough,
+    "004.C4": li.linf_in_pixels_alone,
+    "004.C5": li.gcd_finds_every_attack,
+    "004.C5 (half)": li.entropy_keeps_better_half,
+    "004.C6": li.gcd_beats_rivals,
     "X1": zhang.gradient_map_finds_cw,
+    "X4": li.beats_trivial_scalars,
 }

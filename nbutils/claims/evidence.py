@@ -77,7 +77,7 @@ def collapsed(*rows: Row) -> str:
     """
     for row in rows:
         ended = row.get("collapsed")
-        if ended or (ended is None and row.get("collapses", 0) >= RETRIES):
+        if ended or (ended is None and (row.get("collapses") or 0) >= RETRIES):
             return "a detector collapsed"
     return ""
 

@@ -18,7 +18,8 @@ def notebook_of(claim: str) -> str:
     """The number of the notebook that argues a claim."""
     if claim in ("000.C1", "000.C4 (maps)", "000.C4 (underflow)", "002.C10"):
         return "03"
-    return {"000": "05", "002": "04", "003": "06", "X1": "04"}[claim[:3].split(".")[0]]
+    books = {"000": "05", "002": "04", "003": "06", "004": "07", "X1": "04", "X4": "07"}
+    return books[claim[:3].split(".")[0]]
 
 
 def judged(runs: Sequence[Published], claims: Sequence[str] = tuple(CLAIMS)) -> list[dict]:

@@ -86,6 +86,7 @@ NOTEBOOKS = {
     "04_image_and_jacobian": ["ATTACKS", "DETECTORS", "READINGS", "EPS_255", "FPR"],
     "05_model_based_saliency": ["ATTACKS", "DETECTORS", "FPR"],
     "06_gradcam_consistency": ["ATTACKS"],
+    "07_gcd_detector": ["ATTACKS", "FPR"],
 }
 
 
