@@ -13,6 +13,7 @@ import pytest
 
 from nbutils.claims import CLAIMS
 from nbutils.claims.evidence import Published
+from nbutils.claims.judging import notebook_of
 from nbutils.claims.rule import (
     DOES_NOT,
     FALLS,
@@ -693,6 +694,7 @@ PLANTED = {
 }
 UNREACHABLE = ("002.C5", "003.C8")  # a run has two cells at most, and a verdict needs three
 EVERY = ("002.C1", "002.C8", "003.C3", "004.C5")
+OF_NOTEBOOK_07 = tuple(claim for claim in PLANTED if notebook_of(claim) == "07")
 NOTEBOOK_04 = ("002.C1", "002.C2", "002.C6", "002.C8", "X1")  # ask for the success in `strength`
 claims, controlled = (
     pytest.mark.parametrize("claim", [c for c, plan in PLANTED.items() if plan.controlled or every])
@@ -1483,7 +1485,7 @@ def test_readings_of_one_detector_are_one_cell_beside_the_scalars():
     assert counts(verdict("X4", tables)) == (6, 0, 3)
 
 
-@pytest.mark.parametrize("claim", [c for c in PLANTED if c.startswith("004") or c == "X4"])
+@pytest.mark.parametrize("claim", OF_NOTEBOOK_07)
 def test_rows_of_nothing_are_read_as_they_were_written(claim):
     """Every result of every row is None, as JSON writes not-a-number."""
     names = {"attack", "detector", "difference", "eps_255", "fitted_on", "images", "n", "scalar"}
@@ -1494,3 +1496,32 @@ def test_rows_of_nothing_are_read_as_they_were_written(claim):
     }
     found = verdict(claim, {"07": tables})
     assert (found.outcome, found.control, found.cells) == (NOT_TESTABLE, NOT_RUN, 0)
+
+
+@pytest.mark.parametrize("claim", OF_NOTEBOOK_07)
+def test_an_interval_that_reaches_over_the_margin_is_open(claim):
+    plan = PLANTED[claim]
+    above, below = plan.margin if isinstance(plan.margin, tuple) else (plan.margin, plan.margin)
+    for value in (above + 0.01, below - 0.01):
+        assert counts(verdict(claim, plant(claim, value, n=50))) == (0, 0, plan.cells)
+
+
+def test_half_of_the_comparisons_at_equal_supervision_decide():
+    tables = plant("004.C6")
+    for name in ("pixel_defend", "tws"):
+        where = {"detector": name, "supervision": "none"}
+        tables = changed(tables, "07/supervision", where, auroc=0.9)
+    assert verdict("004.C6", tables).control == SURVIVES  # MDS is left, either way
+    where = {"detector": "mahalanobis", "supervision": "another attack"}
+    tables = changed(tables, "07/supervision", where, auroc=0.9)
+    assert verdict("004.C6", tables).control == FALLS
+
+
+def test_attacks_that_fool_nobody_are_not_asked_at_equal_supervision():
+    tables = plant("004.C6")
+    for attack in (*OF_L2, OF_LINF[0]):
+        where = {"tested_on": attack}
+        tables = changed(tables, "07/cells", where, success=0.05)
+        where |= {"detector": "gcd", "supervision": "another attack"}
+        tables = changed(tables, "07/supervision", where, auroc=0.5)
+    assert verdict("004.C6", tables).control == SURVIVES
