@@ -125,7 +125,7 @@ def test_all_is_made_anew_when_the_answers_change_and_nothing_else_does(
     for name, value in changes.items():
         monkeypatch.setenv(name, value)
     again, other = attacked("out")
-    meta = json.loads((again.artifact.path / "meta.json").read_text())
+    meta = json.loads((again.artifact.path / "meta.json").read_text(encoding="utf-8"))
     assert its != other == meta["parents"]["classifier"]
     fresh, _ = attacked("fresh")
     assert torch.equal(again.x_adv, fresh.x_adv)
