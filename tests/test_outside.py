@@ -141,7 +141,7 @@ def test_make_refuses_a_variable_that_its_goal_does_not_use():
         ("bench", "DATASET=mnist"),
         ("render", "SEED=1"),
     ):
-        dry = finished(["make", "-n", goal, given])
+        dry = finished(["make", "--no-print-directory", "-n", goal, given])
         assert dry.returncode == 2 and not dry.stdout
         assert f"{given.split('=')[0]} is no variable of make {goal}" in dry.stderr
     assert finished(["make", "-n", "run", "SEED=0 1", "OUT=x"]).returncode == 0
