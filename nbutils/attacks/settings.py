@@ -70,6 +70,16 @@ def settings_for(dataset: str) -> dict[str, dict]:
     return (PHOTOGRAPH_SETTINGS if dataset in PHOTOGRAPHS else SETTINGS) | _printed(dataset)
 
 
+def within_linf(setting: dict) -> bool:
+    """Whether a setting has a budget in the l-infinity norm."""
+    return "eps" in setting and setting.get("norm", "linf") == "linf"
+
+
+def count_of(setting: dict) -> str:
+    """The knob of a setting that counts its steps (cleverhans' C&W has another name); "": none."""
+    return next((knob for knob in ("max_iterations", "steps") if knob in setting), "")
+
+
 def _printed(dataset: str) -> dict[str, dict]:
     """What the papers state for pictures of this kind, where they are silent the library's defaults
     of their time.

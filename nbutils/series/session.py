@@ -20,7 +20,12 @@ import numpy as np
 import torch
 
 from nbutils import InputError
-from nbutils.attacks.settings import CLEVERHANS_SETTINGS, settings_for
+from nbutils.attacks.settings import (
+    CLEVERHANS_SETTINGS,
+    count_of,
+    settings_for,
+    within_linf,
+)
 from nbutils.claims.evidence import Published
 from nbutils.claims.judging import of_notebook
 from nbutils.data import DATASETS
@@ -228,8 +233,8 @@ def checked_together(notebook: str, parameters: dict) -> tuple[dict, dict]:
             f"{next(iter(attacks))}."
         )
     for name, wanted, takes in (
-        ("EPS_255", "a budget in the l-infinity norm", _within_linf),
-        ("STEPS", "steps", _iterative),
+        ("EPS_255", "a budget in the l-infinity norm", within_linf),
+        ("STEPS", "steps", count_of),
     ):
         if p.get(name) and attacks and not any(map(takes, attacks.values())):
             raise InputError(
@@ -253,14 +258,6 @@ def checked_together(notebook: str, parameters: dict) -> tuple[dict, dict]:
         )
     _device(p["DEVICE"])
     return p, preset
-
-
-def _within_linf(setting: dict) -> bool:
-    return "eps" in setting and setting.get("norm", "linf") == "linf"
-
-
-def _iterative(setting: dict) -> bool:
-    return "steps" in setting or "max_iterations" in setting
 
 
 def _pictures(notebook: str, dataset: str) -> str:

@@ -425,10 +425,8 @@ def against_scalars(
         best = max(SCALARS, key=lambda name: alone[name].record["all"]["auroc"])
         for name in detectors:
             found = evaluation(run, name, attack, attack, fits=fits)
-            sides = [
-                (one.tensors["clean"], one.tensors["adversarial"]) for one in (found, alone[best])
-            ]
-            value, (low, high) = metrics.auroc_difference(*sides, seed=run.seed)
+            both = tables.both_sides(found), tables.both_sides(alone[best])
+            value, (low, high) = metrics.auroc_difference(*both, seed=run.seed)
             key = {"detector": name, "attack": attack, "scalar": best, "difference": value}
             measured = {name: found.record[name] for name in ("n", "collapsed")}
             rows.append({**key, "low": low, "high": high, **measured})

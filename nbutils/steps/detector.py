@@ -219,7 +219,7 @@ def make_combined(
 
 def usable(run: Run, name: str) -> None:
     """Refuse, in a sentence, to fit on test pictures, or to calibrate where none are held back."""
-    if name in (*TRAINED, *DENSITY) and not len(run.data.train):
+    if name in (*TRAINED, *DENSITY, *MAHALANOBIS) and not len(run.data.train):
         raise InputError(
             f"{run.data.name} has test pictures only: no detector ({name}) can be fitted or "
             "calibrated on them; add a train/ folder."

@@ -38,11 +38,6 @@ def rival(
         raise InputError(f"{name} is no network: it has no variant {variant}.")
     if name not in MAHALANOBIS:
         return _tws(run, name)
-    if not len(run.data.train):
-        raise InputError(
-            f"{run.data.name} has test pictures only, and {name} takes its statistics from "
-            "training images: add a train/ folder."
-        )
     base, trained = classifier(run), name in TRAINED
     pairs = adversarial(run, attack, "train", **knobs) if trained else None
     words = [name, *([pairs.artifact.path.name, str(repetition)] if pairs else [])]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nbutils import InputError
-from nbutils.attacks import ATTACKS, cost
+from nbutils.attacks import ATTACKS, cost, settings
 from nbutils.attacks.settings import CLEVERHANS_SETTINGS, PHOTOGRAPHS, settings_for
 from nbutils.data.images import to_levels
 from nbutils.detectors import READINGS, views
@@ -82,8 +82,7 @@ def difference(
     rows = []
     for _, fit, test in _cells([a], fitted_on, tested_on, own):
         both = [_evaluated(run, name, fit[1], test[1], fits, None) for name in (a, b)]
-        sides = [(one.tensors["clean"], one.tensors["adversarial"]) for one in both]
-        value, (low, high) = metrics.auroc_difference(*sides, seed=run.seed)
+        value, (low, high) = metrics.auroc_difference(*map(both_sides, both), seed=run.seed)
         rows.append(
             {
                 "difference": f"{a} - {b}",
@@ -117,7 +116,7 @@ def beside_confidence(
     scalars, rows = confidence_scalars(run), []
     for name, fit, test in _cells(detectors, fitted_on, tested_on, own):
         sides = {
-            one: _sides(_evaluated(run, one, fit[1], test[1], fits, None))
+            one: both_sides(_evaluated(run, one, fit[1], test[1], fits, None))
             for one in (name, *scalars)
         }
         beside = confidence.beside(sides[name], {s: sides[s] for s in scalars}, seed=run.seed)
@@ -135,7 +134,8 @@ def confidence_scalars(run: Run) -> list[str]:
     return [*CONFIDENCE]
 
 
-def _sides(found: Artifact) -> tuple[torch.Tensor, torch.Tensor]:
+def both_sides(found: Artifact) -> tuple[torch.Tensor, torch.Tensor]:
+    """The scores (fits,n) of an evaluation's clean and attacked images."""
     return found.tensors["clean"], found.tensors["adversarial"]
 
 
@@ -185,8 +185,7 @@ def _evaluated(
 
 def within_linf(run: Run, name: str) -> bool:
     """Whether a setting has a budget in the l-infinity norm."""
-    setting = settings_for(run.data.name).get(name, {})
-    return "eps" in setting and setting.get("norm", "linf") == "linf"
+    return settings.within_linf(settings_for(run.data.name).get(name, {}))
 
 
 def knobs(run: Run, name: str) -> dict:
@@ -197,10 +196,10 @@ def knobs(run: Run, name: str) -> dict:
     given, backend = run.parameters, run.parameters["BACKEND"]
     theirs = backend == "cleverhans"
     setting = (CLEVERHANS_SETTINGS if theirs else settings_for(run.data.name)).get(name, {})
-    count = "max_iterations" if "max_iterations" in setting else "steps"  # of cleverhans' C&W
+    count = settings.count_of(setting)
     return {
         "eps": given["EPS_255"] / 255 if given["EPS_255"] and within_linf(run, name) else None,
-        count: given["STEPS"] if given["STEPS"] and count in setting else None,
+        count or "steps": (given["STEPS"] if count else 0) or None,
         "backend": backend,
     }
 
@@ -525,8 +524,7 @@ def gains(run: Run, pairs: Sequence[tuple[str, str]], attacks: Attacks) -> pd.Da
                 _evaluated(run, one, setting, setting, count, None)
                 for one, count in zip((a, b), fits, strict=True)
             ]
-            sides = [(one.tensors["clean"], one.tensors["adversarial"]) for one in both]
-            value, (low, high) = metrics.auroc_difference(*sides, seed=run.seed)
+            value, (low, high) = metrics.auroc_difference(*map(both_sides, both), seed=run.seed)
             found = {"difference": f"{a} - {b}", "fitted_on": name, "tested_on": name}
             found |= {"auroc": value, "low": low, "high": high, "n": both[0].record["n"]}
             rows.append(found)
