@@ -935,5 +935,5 @@ def sensitivity_histograms(groups: dict[str, np.ndarray], ax: Axes, *, bins: int
 
 def setting(name: str) -> str:
     """A setting's name as a figure with little room has it: "004.pgd_targeted" is "PGD T"."""
-    plain = name.rpartition(".")[2].removesuffix("_targeted").removesuffix("_quick")
-    return short(plain) + (" T" if name.endswith("_targeted") else "")
+    attack = name.rpartition(".")[2].removesuffix("_targeted").removesuffix("_quick")
+    return short(attack) + (" T" if name.endswith("_targeted") else "")

@@ -235,14 +235,14 @@ def test_sources_are_held_back_with_all_that_was_made_of_them(monkeypatch):
     """
     seen = []
 
-    real = mahalanobis._regression
+    real = mahalanobis.logistic
 
     def noted(distances, y):
         seen.append((distances[:, 0], y))
         return real(distances, y)
 
     number = torch.arange(60).double()[None, :, None].repeat(2, 1, 2)
-    monkeypatch.setattr(mahalanobis, "_regression", noted)
+    monkeypatch.setattr(mahalanobis, "logistic", noted)
     with_grids(number, number + 0.0)
     fitted, y = seen[0]
     both = [set(fitted[y == side]) for side in (0, 1)]

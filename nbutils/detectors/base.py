@@ -22,6 +22,12 @@ class Detector:
     def __init__(self, classifier: nn.Module) -> None:
         self.classifier, self.threshold = classifier, self.own_threshold
 
+    @property
+    def device(self) -> torch.device:
+        """That of the classifier; the CPU's where it holds no tensor."""
+        held = [*self.classifier.parameters(), *self.classifier.buffers()]
+        return next(iter(held), torch.empty(0)).device
+
     def view(self, x: torch.Tensor) -> torch.Tensor | None:
         """What all detectors of this kind compute first of the images; None where there is no such
         thing.

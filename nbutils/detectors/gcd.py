@@ -5,7 +5,6 @@ one score of both; and the rules that rival the paper's.
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
@@ -13,6 +12,7 @@ from torch.nn.functional import logsigmoid
 from nbutils import InputError
 from nbutils.detectors.base import Detector
 from nbutils.detectors.networks import Network, Recipe
+from nbutils.detectors.regression import logistic
 from nbutils.models.training import Training, held_back
 from nbutils.store.artifacts import Parts
 
@@ -229,8 +229,6 @@ class StackedGCD(GCD):
         index_adversarial: torch.Tensor | None = None,
         seed: int = 0,
     ) -> dict:
-        from sklearn.linear_model import LogisticRegression
-
         own = super().combine(clean, adversarial, index, records)
         groups = torch.cat([index, index if index_adversarial is None else index_adversarial])
         held = torch.ones(len(groups), dtype=torch.bool, device=groups.device)
@@ -246,11 +244,8 @@ class StackedGCD(GCD):
                 halves = [torch.stack(self.scores_of_halves(part)) for part in x.split(256)]
             logits = torch.cat(halves, 1).T.double().numpy(force=True)
             y = (torch.arange(len(groups), device=held.device) >= len(clean))[held]
-            scale = np.where(logits.std(0) > 0, logits.std(0), np.inf)  # a constant half weighs 0
-            fit = LogisticRegression(class_weight="balanced")
-            fit.fit(logits / scale, y.numpy(force=True))
-            found = [*(fit.coef_[0] / scale), fit.intercept_[0]]
-            self.weights = torch.tensor(found, dtype=torch.float32)
+            weight, constant = logistic(logits, y.numpy(force=True))
+            self.weights = torch.tensor([*weight, constant], dtype=torch.float32)
         return own | {"stacked_on": sources if sources >= ENOUGH else 0}
 
     def combined(self, pixels: torch.Tensor, sensitivity: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 
 from nbutils import InputError
 from nbutils.detectors.base import Detector
+from nbutils.detectors.regression import logistic
 from nbutils.models.contract import predict
 from nbutils.models.taps import Layer, pooled, stages
 
@@ -136,9 +137,7 @@ class LayerDistances(Detector):
         return {name: part.contiguous() for name, part in kept.items()} | super().state()
 
     def load(self, tensors: dict[str, torch.Tensor]) -> "LayerDistances":
-        held = [*self.classifier.parameters(), *self.classifier.buffers()]
-        place = next(iter(held), torch.empty(0)).device
-        kept = {name: part.to(place) for name, part in tensors.items()}
+        kept = {name: part.to(self.device) for name, part in tensors.items()}
         layers = range(sum(name.endswith(".means") for name in kept))
         self.gaussians = nn.ModuleList(
             [ClassGaussians(kept[f"{i}.means"], kept[f"{i}.precision"]) for i in layers]
@@ -209,11 +208,12 @@ class Mahalanobis(LayerDistances):
         for distances in x if len(x) > 1 else ():
             if len(np.unique(y[held])) < 2 or len(np.unique(y[~held])) < 2:
                 break  # too few images to choose by: the first, which is the cheapest
-            weight, bias = _regression(distances[~held], y[~held])
+            weight, bias = logistic(distances[~held], y[~held])
             found.append(roc_auc_score(y[held], distances[held] @ weight + bias))
         best = int(np.argmax(found)) if found else 0
-        weight, bias = _regression(x[best], y)
-        self.weight, self.bias = (torch.from_numpy(p).to(clean.device) for p in (weight, bias))
+        weight, bias = logistic(x[best], y)
+        self.weight = torch.from_numpy(weight).to(clean.device)
+        self.bias = self.weight.new_tensor(bias)
         self.magnitude = float(self.magnitudes[best])
         return {
             "magnitude": self.magnitude,
@@ -253,19 +253,6 @@ class Mahalanobis(LayerDistances):
         if noisy is not None:
             used.append(predict(self.classifier, noisy).argmax(1).cpu() == before)
         return [(rows if rows.any() else ~rows).nonzero()[:, 0] for rows in used]
-
-
-def _regression(distances: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (l,) and bias of a logistic regression that weighs both sides alike, for distances
-    as they are.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    mean, scale = distances.mean(0), distances.std(0).clip(1e-12)
-    model = LogisticRegression(class_weight="balanced", max_iter=1000)
-    model.fit((distances - mean) / scale, y)
-    weight = model.coef_[0] / scale
-    return weight, np.asarray(model.intercept_[0] - mean @ weight)
 
 
 class UnsupervisedMahalanobis(LayerDistances):

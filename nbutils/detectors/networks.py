@@ -161,14 +161,12 @@ class Network(Detector):
     ) -> "Network":
         """Take the kept tensors back, for images of `shape` (c,h,w)."""
         state = {name[4:]: value for name, value in tensors.items() if name.startswith("net.")}
-        held = [*self.classifier.parameters(), *self.classifier.buffers()]
-        place = next(iter(held), torch.empty(0)).device
-        blank = torch.zeros(2, *shape, device=place)
+        blank = torch.zeros(2, *shape, device=self.device)
         mean, std = ([fill] * state["mean"].shape[1] for fill in (0.0, 1.0))
         viewed, outputs = tuple(self.view(blank).shape[1:]), self._outputs(blank)
         self.net = build(
             recipe.architecture, viewed, outputs, mean=mean, std=std, width=recipe.width
         )
         self.net.load_state_dict(state)
-        self.net.to(place, memory_format=torch.channels_last)  # as after fit
+        self.net.to(self.device, memory_format=torch.channels_last)  # as after fit
         return super().load(tensors)

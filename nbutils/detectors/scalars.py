@@ -53,17 +53,11 @@ def gradient_norm(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:
     other classes and taken out as a factor, so nothing rounds to 0 where the classifier is sure:
     log d + log ||J'((p - onehot) / d)||.
     """
-    keep = x.requires_grad and torch.is_grad_enabled()
-    if not keep:
-        x = x.detach().requires_grad_()
-    with torch.enable_grad():
-        logits = classifier(x)
-        top = logits.argmax(1, keepdim=True)
-        others = logits.double().scatter(1, top, -torch.inf)
-        log_doubt = others.logsumexp(1) - logits.double().logsumexp(1)
-        weights = others.softmax(1).scatter(1, top, -1.0).to(logits.dtype)
-        gradient = torch.autograd.grad(logits, x, weights, create_graph=keep)[0]
-        return log_doubt + gradient.flatten(1).double().norm(dim=1).clamp_min(1e-300).log()
+    graph = x.requires_grad and torch.is_grad_enabled()
+    log_doubt, direction = gradients.sensitivity_factors(
+        classifier, x, double=False, create_graph=graph
+    )
+    return log_doubt + direction.flatten(1).norm(dim=1).clamp_min(1e-300).log()
 
 
 def input_sensitivity(classifier: nn.Module, x: torch.Tensor) -> torch.Tensor:

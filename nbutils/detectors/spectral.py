@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nbutils.detectors.networks import Network, Recipe
+from nbutils.detectors.regression import logistic
 from nbutils.store.artifacts import Parts
 
 PENALTY = 1.0  # of the weights, for features of unit deviation
@@ -51,21 +52,15 @@ class Spectral(Network):
         Returns:
             `collapsed` (one answer for every image) and `collapses`.
         """
-        from sklearn.linear_model import LogisticRegression
-
         sides = viewed or (self.view_all(clean), self.view_all(adversarial))
         x = torch.cat(sides).flatten(1).double().numpy(force=True)
         y = np.repeat([0, 1], [len(side) for side in sides])
-        mean, std = x.mean(0), x.std(0)
-        std = np.where(std > 0, std, np.inf)  # what never varies weighs 0
-        model = LogisticRegression(C=1 / penalty, class_weight="balanced", max_iter=1000)
-        model.fit((x - mean) / std, y)
-        weight = model.coef_[0] / std
+        weight, bias = logistic(x, y, penalty=penalty)
         self.net = self._logistic(x.shape[1]).to(sides[0].device)
         with torch.no_grad():
             self.net[1].weight[1] = torch.from_numpy(weight)
-            self.net[1].bias[1] = float(model.intercept_[0] - weight @ mean)
-        collapsed = len(np.unique(model.predict((x - mean) / std))) == 1
+            self.net[1].bias[1] = bias
+        collapsed = len(np.unique(x @ weight + bias > 0)) == 1
         return {"collapsed": collapsed, "collapses": int(collapsed)}
 
     @staticmethod
@@ -86,6 +81,5 @@ class Spectral(Network):
         self.net.load_state_dict(
             {name[4:]: tensors[name] for name in tensors if name[:4] == "net."}
         )
-        held = [*self.classifier.parameters(), *self.classifier.buffers()]
-        self.net.to(next(iter(held), weight).device)
+        self.net.to(self.device)
         return super(Network, self).load(tensors)

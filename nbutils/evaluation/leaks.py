@@ -246,14 +246,14 @@ def storage_format(
     """
     stored, stored_adv = to_levels(clean), to_levels(adversarial)
     carried = with_fractions(clean, adversarial, index)
-    sides = {
-        "raw": (clean, adversarial),
-        "rounded": (stored, stored_adv),
-        "fractions": (stored, carried),
-    }
+    raw, raw_adv, rounded, rounded_adv, fractions = (
+        scores(detector, x).numpy(force=True)
+        for x in (clean, adversarial, stored, stored_adv, carried)
+    )
     found = {
-        name: auroc(*(scores(detector, x).numpy(force=True) for x in side))
-        for name, side in sides.items()
+        "raw": auroc(raw, raw_adv),
+        "rounded": auroc(rounded, rounded_adv),
+        "fractions": auroc(rounded, fractions),
     }
     change = abs(found["raw"] - found["rounded"])
     if abs(found["fractions"] - 0.5) > 0.1 and change > tolerance:

@@ -65,7 +65,16 @@ def sensitivity_in_32_bits(model: nn.Module, x: torch.Tensor) -> dict[str, float
         largest, and `error by factors`, the largest of the same sum in 32 bits
         (`gradients.sensitivity_factors`).
     """
-    exact, naive, factors = _sensitivities(model, x)
+    return _lost(model, x, *_sensitivities(model, x))
+
+
+def _lost(
+    model: nn.Module,
+    x: torch.Tensor,
+    exact: torch.Tensor,
+    naive: torch.Tensor,
+    factors: torch.Tensor,
+) -> dict[str, float]:
     error, by_factors = (_relative_error(one, exact) for one in (naive, factors))
     with torch.no_grad():
         sure = torch.cat([model(part.float()).softmax(1).amax(1) == 1 for part in x.split(256)])
@@ -88,9 +97,9 @@ def sensitivity_lost(
     """
     rows, sizes = [], {}
     for name, x in images.items():
-        exact, naive, _ = _sensitivities(model, x)
+        maps = exact, naive, _ = _sensitivities(model, x)
         sizes[name] = [m.flatten(1).norm(dim=1).numpy(force=True) for m in (naive, exact)]
-        rows.append({"images": name, **sensitivity_in_32_bits(model, x), "n": len(x)})
+        rows.append({"images": name, **_lost(model, x, *maps), "n": len(x)})
     for row in rows:
         pairs = zip(sizes.get(clean, ()), sizes[row["images"]], strict=False)
         found = [auroc(*pair) for pair in pairs] if row["images"] != clean else []

@@ -62,6 +62,12 @@ def knobs_of(setting: dict) -> dict:
     return {knob: value for knob, value in setting.items() if knob not in NOT_KNOBS}
 
 
+def first_rows(pairs: AdversarialSet) -> torch.Tensor:
+    """The row of each clean image, once, in order: a mixture has several attacks of one image."""
+    first = np.unique(pairs.index.cpu().numpy(), return_index=True)[1]
+    return torch.from_numpy(first).sort().values.to(pairs.x.device)
+
+
 def adversarial(
     run: Run,
     name: str,

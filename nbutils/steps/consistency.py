@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from nbutils import InputError
-from nbutils.data.images import Dataset, to_float
+from nbutils.data.images import Dataset, to_levels
 from nbutils.detectors.consistency import (
     EMPHASES,
     OTHER_MAPS,
@@ -95,7 +95,7 @@ def make_consistency(
     """
     held_out(data, base, pairs, memory)
     model, knobs = base.model, [dict(knob) for _, knob in grid]
-    stored = to_float((pairs.x_adv * 255).round().to(torch.uint8))
+    stored = to_levels(pairs.x_adv)
     labels, labels_adv = (predict(model, x).argmax(1) for x in (pairs.x, stored))
     success = labels_adv != labels if pairs.target is None else labels_adv == pairs.target
     tensors = {

@@ -5,7 +5,6 @@ built.
 from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +20,7 @@ from nbutils.models.normalised import Normalised
 from nbutils.models.published import NETWORKS, PUBLISHED
 from nbutils.models.training import Training
 from nbutils.saliency.learned import SaliencyModel
-from nbutils.steps.adversarial import AdversarialSet, adversarial
+from nbutils.steps.adversarial import AdversarialSet, adversarial, first_rows
 from nbutils.steps.classifier import classifier
 from nbutils.steps.density import density
 from nbutils.steps.rivals import rival
@@ -139,8 +138,7 @@ def make_detector(
     """A detector fitted on pairs: each clean image once, however many attacked ones it has."""
     recipe = Recipe(architecture, Training(epochs, batch, optimizer), width)
     made = _unfitted(detector, model, pairs, saliency, seed)
-    first = np.unique(pairs.index.cpu().numpy(), return_index=True)[1]
-    once = torch.from_numpy(first).sort().values.to(pairs.x.device)
+    once = first_rows(pairs)
     key = ("views", detector, pairs.artifact.content)
     viewed = memory.once(key, _views, made, pairs.x[once], pairs.x_adv, most=1)
     record = made.fit(
@@ -202,8 +200,7 @@ def make_combined(
 ) -> tuple[dict, dict]:
     """What GCD has beside its halves, whose contents are part of what it is."""
     made = DETECTORS[detector](model, halves=halves)
-    first = np.unique(pairs.index.cpu().numpy(), return_index=True)[1]
-    once = torch.from_numpy(first).sort().values.to(pairs.x.device)
+    once = first_rows(pairs)
     record = made.combine(
         pairs.x[once],
         pairs.x_adv,

@@ -4,8 +4,6 @@ and TWS, fitted on calibration images.
 
 from dataclasses import asdict, replace
 
-import numpy as np
-import torch
 from torch import nn
 
 from nbutils import InputError
@@ -17,7 +15,7 @@ from nbutils.detectors.mahalanobis import LayerDistances
 from nbutils.detectors.tws import GREY, SEARCHES, Search
 from nbutils.evaluation.controls import matched_noise
 from nbutils.evaluation.leaks import score_sign
-from nbutils.steps.adversarial import AdversarialSet, adversarial
+from nbutils.steps.adversarial import AdversarialSet, adversarial, first_rows
 from nbutils.steps.classifier import classifier
 from nbutils.steps.run import Memory, Run
 from nbutils.store.artifacts import Artifact, Parts
@@ -75,8 +73,7 @@ def make_mahalanobis(
     if pairs is None:
         record = made.fit(images.pixels(), images.y)
         return made.state(), record
-    first = np.unique(pairs.index.cpu().numpy(), return_index=True)[1]
-    once = torch.from_numpy(first).sort().values.to(pairs.x.device)
+    once = first_rows(pairs)
     noisy = matched_noise(pairs.x, pairs.x_adv, pairs.index, "gaussian", seed)
     images = pairs.x[once], pairs.x_adv, noisy
     measured = memory.once(
