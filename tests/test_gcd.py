@@ -11,15 +11,16 @@ import torch
 from torch import nn
 
 from nbutils import steps
-from nbutils.detectors import DETECTORS, gcd
-from nbutils.detectors.base import scores
+from nbutils.detectors import DETECTORS, gcd, views
+from nbutils.detectors.base import scores, scores_of
 from nbutils.detectors.building import build as build_detector
 from nbutils.detectors.groups import COMBINED, CONFIDENCE
 from nbutils.detectors.networks import Recipe
 from nbutils.detectors.spectral import magnitudes
 from nbutils.evaluation import confidence
 from nbutils.models.training import Training, held_back
-from nbutils.steps import tables
+from nbutils.steps import tables, viewing
+from nbutils.steps.run import Memory
 from tests.conftest import configure
 from tests.test_detectors import classifier_of, pairs
 
@@ -286,3 +287,34 @@ def test_the_corridor_tells_a_detector_beside_the_scalars(smoke):
 
 def test_every_gcd_names_halves_that_are_detectors():
     assert len(COMBINED) == 8 and all(set(halves) < set(DETECTORS) for halves in COMBINED.values())
+
+
+def test_what_detectors_look_at_is_computed_once_for_all_of_them(guarded, monkeypatch):
+    x, x_adv, index = pairs(24)
+    asked, exact = [], views.sensitivity_factors
+
+    def counted(classifier, x, **knobs):
+        asked.append(len(x))
+        return exact(classifier, x, **knobs)
+
+    def fitted(name, seed):
+        made = DETECTORS[name](guarded)
+        made.fit(x, x_adv, index, SHORT, seed=seed)
+        return made
+
+    raw = [fitted("insen", 0), fitted("insen", 1)]
+    log, pixels = fitted("insen_log", 0), fitted("id", 0)
+    rules = [DETECTORS[f"gcd{rule}"](guarded, halves=(pixels, raw[0])) for rule in ("", "_mean")]
+    monkeypatch.setattr(views, "sensitivity_factors", counted)
+    memory, alone = Memory(), []
+    for fits in (raw, rules[:1], rules[1:], [log]):
+        alone.append(scores_of(fits, x))
+    asked.clear()
+    for fits, want in zip((raw, rules[:1], rules[1:], [log]), alone, strict=True):
+        assert torch.equal(viewing.scores_of(memory, fits, x), want)
+        # the fits and the rules share one view; another reading is another one
+        assert len(asked) == (2 if fits == [log] else 1)
+    viewing.scores_of(memory, raw, x.flip(0))
+    assert len(asked) == 3  # and so are other images
+    bank = viewing.viewed(memory, DETECTORS["spd"](guarded), x)
+    assert bank is None  # what looks through a model of its own is not shared

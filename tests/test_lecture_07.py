@@ -413,7 +413,7 @@ def test_supervision_fits_on_the_attack_on_the_other_kind_or_on_none(smoke, monk
     found = dt.supervision(smoke, attacks, fits=3)
     assert list(found.columns) == list(dt.SUPERVISION)
     own = found[found["supervision"] == "the attack"]
-    assert (own["fitted_on"] == own["tested_on"]).all() and len(own) == 8
+    assert (own["fitted_on"] == own["tested_on"]).all() and len(own) == 12
     other = found[found["supervision"] == "another attack"].drop_duplicates("tested_on")
     assert other.set_index("tested_on")["fitted_on"].to_dict() == {
         "004.pgd": "004.ddn",

@@ -190,3 +190,21 @@ def test_a_name_is_wrapped_or_cut_between_words():
             found = plots.fitted(text, 0.6, 9, lines=lines).split("\n")
             assert len(found) <= lines
             assert all(plots._width(line, 9) <= 0.6 * 72 for line in found)
+
+
+def test_sensitivities_are_shares_of_each_group_over_common_bins():
+    _, ax = plt.subplots()
+    groups = {"clean": np.array([-3.0, -2.0, -1.0]), "DDN": np.array([0.0]), "PGD": np.array([])}
+    plots.sensitivity_histograms(groups, ax, bins=6)
+    bars = [(bar.get_x(), bar.get_height()) for bar in ax.containers[0] if bar.get_height()]
+    assert bars == [(x, pytest.approx(1 / 3)) for x in (-3, -2, -1)]
+    one, none = [shape.get_xy() for shape in ax.patches if hasattr(shape, "get_closed")]
+    assert one[:, 1].max() == 1 and one[one[:, 1] > 0, 0].tolist() == [-0.5, 0]  # on their bins
+    assert not none[:, 1].any()
+    told = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert told == ["clean (n = 3)", "DDN (n = 1)", "PGD (empty: none)"]
+
+
+def test_a_setting_is_short_in_a_figure():
+    names = ["004.pgd_targeted", "004.carlini_wagner_l2_quick", "004.fgsm", "ddn"]
+    assert [plots.setting(name) for name in names] == ["PGD T", "C&W", "FGSM", "DDN"]

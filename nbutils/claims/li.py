@@ -71,8 +71,9 @@ def l2_is_different(run: Published) -> Evidence:
     Scope: MNIST, CIFAR-10, pictures of ImageNet. Cells: an L2 attack each, the AUROC of DET_IS and
     of the bare norm (larger = adversarial) as near-copies; shown above .9, opposite under it.
     Control: the same attacks pushed beyond the border (a confidence of 5, an overshoot of .5, half
-    as far again) must be seen, with a mean AUROC of .75, and the clean images that the classifier
-    is least sure of or misreads must not be flagged as well, with one of .9.
+    as far again, or more) must be seen wherever they were pushed, with an AUROC of .75 at the worst
+    push (the attacker chooses the push, the defender the better reading); and the clean images that
+    the classifier is least sure of or misreads must not be flagged as well, with a mean of .9.
     """
     cells = []
     for attack in _attacks(run, L2):
@@ -354,7 +355,7 @@ def _unless(explained: Sequence[bool]) -> str:
 
 def _pushed(run: Published) -> tuple[str, str]:
     """Whether DET_IS sees L2 attacks beyond the border, and flags no clean images as well."""
-    beyond, clean = [], {"least sure": [], "misread": []}
+    beyond, clean = {}, {"least sure": [], "misread": []}
     for row in run.rows("07", "border"):
         attack, setting = row["attack"], row["setting"]
         if row["detector"] not in DET_IS or row["auroc"] is None or collapsed(row):
@@ -362,12 +363,14 @@ def _pushed(run: Published) -> tuple[str, str]:
         if attack == "clean" and setting in clean and row["n"] >= LEAST_FOOLED:
             clean[setting].append(row["auroc"])
         elif (row["beyond"] or 0) >= BEYOND.get(_kind(attack), float("inf")) and _admitted(row):
-            beyond.append(row["auroc"])
+            push = f"{_kind(attack)} {setting}"
+            beyond[push] = max(row["auroc"], beyond.get(push, 0))  # the better reading's
     values = {f"{name} clean": mean(found) for name, found in clean.items() if found}
     as_well = any(value >= WORKS for value in values.values())
     if beyond:
-        values = {"beyond the border": mean(beyond)} | values
-    falls = as_well or (beyond and mean(beyond) < SEEN)
+        worst = min(beyond, key=beyond.get)
+        values = {f"at the worst push ({worst})": beyond[worst]} | values
+    falls = as_well or (beyond and min(beyond.values()) < SEEN)
     return FALLS if falls else SURVIVES if beyond else NOT_RUN, told(values)
 
 

@@ -28,6 +28,13 @@ class Detector:
         held = [*self.classifier.parameters(), *self.classifier.buffers()]
         return next(iter(held), torch.empty(0)).device
 
+    view_name: str | None = None  # of what `view` computes, where others compute the same
+
+    @property
+    def viewers(self) -> tuple["Detector", ...]:
+        """Those whose views, channel by channel, are its own: itself, or its halves."""
+        return (self,)
+
     def view(self, x: torch.Tensor) -> torch.Tensor | None:
         """What all detectors of this kind compute first of the images; None where there is no such
         thing.

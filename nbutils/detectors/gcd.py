@@ -141,6 +141,10 @@ class GCD(Detector):
         """One logit (n,) of both halves' (n,)."""
         return RULES[self.rule](pixels, sensitivity)
 
+    @property
+    def viewers(self) -> tuple[Network, ...]:
+        return self.halves
+
     def view(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([half.view(x) for half in self.halves], 1)
 

@@ -136,6 +136,15 @@ class Network(Detector):
     def _outputs(self, x: torch.Tensor) -> int:
         return self.classifier(x).shape[1] + 1 if self.classes else 2
 
+    @property
+    def view_name(self) -> str | None:
+        """Of a view of the classifier: the function with its knobs."""
+        if self.needs:
+            return None
+        function, knobs = getattr(self.looks_at, "func", self.looks_at), {}
+        knobs = getattr(self.looks_at, "keywords", knobs)
+        return f"{function.__module__}.{function.__qualname__} {sorted(knobs.items())}"
+
     def view(self, x: torch.Tensor) -> torch.Tensor:
         return self.looks_at(self.through if self.needs else self.classifier, x)
 

@@ -88,7 +88,7 @@ LEAST_SURE = 0.1  # share of the rightly read clean images that counts as low co
 MOST = 1000  # clean images that are sorted into sure and unsure ones
 FEWEST = 3  # images that have a rank correlation
 L2, SIGN = "004.deepfool", "004.fgsm"  # an attack of either kind, where none is at hand
-ON_THE_ATTACK = ("gcd", "mahalanobis")
+ON_THE_ATTACK = ("gcd", "gcd_cured", "mahalanobis")
 ON_NO_ATTACK = ("mahalanobis_sum", "tws", "pixel_defend", "margin", "noise")
 
 
@@ -386,9 +386,11 @@ def by_eps(
     return pd.concat(found, ignore_index=True)[list(EPS)] if found else frame([], EPS)
 
 
-def supervision(run: Run, attacks: Sequence[str], fits: int = 1) -> pd.DataFrame:
+def supervision(
+    run: Run, attacks: Sequence[str], on_none: Sequence[str] = ON_NO_ATTACK, fits: int = 1
+) -> pd.DataFrame:
     """Detectors at equal supervision: fitted on the attack that they are tested on, on another one,
-    on none; columns of SUPERVISION.
+    on none (`on_none`); columns of SUPERVISION.
 
     The other attack is of the other kind: to attacks with an l-infinity budget the first of
     `attacks` without one, and the reverse. Of what never sees an attack `fitted_on` is empty.
@@ -400,7 +402,7 @@ def supervision(run: Run, attacks: Sequence[str], fits: int = 1) -> pd.DataFrame
     for test in attacks:
         cells = [(name, "the attack", test) for name in ON_THE_ATTACK]
         cells += [(name, "another attack", other[test in of_sign]) for name in ON_THE_ATTACK]
-        cells += [(name, "none", "") for name in ON_NO_ATTACK]
+        cells += [(name, "none", "") for name in on_none]
         for name, kind, fit in cells:
             record = evaluation(run, name, fit or test, test, fits=fits).record
             found = record["all"]

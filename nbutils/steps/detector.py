@@ -20,6 +20,7 @@ from nbutils.models.normalised import Normalised
 from nbutils.models.published import NETWORKS, PUBLISHED
 from nbutils.models.training import Training
 from nbutils.saliency.learned import SaliencyModel
+from nbutils.steps import viewing
 from nbutils.steps.adversarial import AdversarialSet, adversarial, first_rows
 from nbutils.steps.classifier import classifier
 from nbutils.steps.density import density
@@ -139,8 +140,7 @@ def make_detector(
     recipe = Recipe(architecture, Training(epochs, batch, optimizer), width)
     made = _unfitted(detector, model, pairs, saliency, seed)
     once = first_rows(pairs)
-    key = ("views", detector, pairs.artifact.content)
-    viewed = memory.once(key, _views, made, pairs.x[once], pairs.x_adv, most=1)
+    viewed = _viewed(memory, made, detector, pairs)
     record = made.fit(
         pairs.x[once],
         pairs.x_adv,
@@ -178,6 +178,7 @@ def _combined(
             "halves": (pixels, sensitivity),
             "records": [its.record, others.record],
             "contents": [its.content, others.content],
+            "memory": run.memory,
         },
         {"detector": name, "seed": run.seed, "repetition": repetition},
         parents=parents | {"pairs": pairs.artifact, "classifier": base.artifact},
@@ -194,6 +195,7 @@ def make_combined(
     halves: tuple[Network, Network],
     records: list[dict],
     contents: list[str],
+    memory: Memory,
     detector: str,
     seed: int,
     repetition: int,
@@ -210,7 +212,8 @@ def make_combined(
         seed=seed * 100 + repetition,
     )
     if not record["collapsed"]:
-        record["train_auroc"] = score_sign(made, pairs.x[once], pairs.x_adv)
+        viewed = _viewed(memory, made, detector, pairs)
+        record["train_auroc"] = score_sign(made, *viewed, viewed=True)
     return {**made.own_state(), "identity": identity_of(detector, contents)}, record
 
 
@@ -228,10 +231,15 @@ def usable(run: Run, name: str) -> None:
         )
 
 
-def _views(
-    made: Network, clean: torch.Tensor, attacked: torch.Tensor
+def _viewed(
+    memory: Memory, made: Detector, name: str, pairs: AdversarialSet
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return made.view_all(clean), made.view_all(attacked)
+    """What it sees of the clean images, each once, and of the attacked ones."""
+    sides = pairs.x[first_rows(pairs)], pairs.x_adv
+    if made.viewers[0].view_name:
+        return tuple(viewing.viewed(memory, made, side) for side in sides)
+    key = ("views", name, pairs.artifact.content)  # the view is its own, that of all its fits
+    return memory.once(key, lambda: tuple(made.view_all(side) for side in sides), most=1)
 
 
 def _unfitted(

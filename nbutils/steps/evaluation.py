@@ -2,14 +2,17 @@
 intervals.
 """
 
+from functools import partial
+
 import torch
 
 from nbutils import InputError
 from nbutils.data.images import Dataset, Images
-from nbutils.detectors.base import Detector, scores_of
+from nbutils.detectors.base import Detector
 from nbutils.detectors.groups import TRAINED
 from nbutils.evaluation import leaks, metrics
 from nbutils.models.contract import predict
+from nbutils.steps import viewing
 from nbutils.steps.adversarial import AdversarialSet, adversarial
 from nbutils.steps.classifier import Classifier, classifier
 from nbutils.steps.detector import fitted, usable
@@ -107,12 +110,13 @@ def make_evaluation(
     if trained:
         leaks.sources_disjoint(data.train.index, pairs.index)
     held_out(data, base, pairs, memory)
+    scored = partial(viewing.scores_of, memory)
     tensors = {
-        "clean": memory.once(("clean", contents), scores_of, detectors, pairs.x),
+        "clean": memory.once(("clean", contents), scored, detectors, pairs.x),
         "calibrate": memory.once(
-            ("calibrate", contents), scores_of, detectors, data.calibrate.pixels()
+            ("calibrate", contents), scored, detectors, data.calibrate.pixels()
         ),
-        "adversarial": scores_of(detectors, pairs.x_adv),
+        "adversarial": scored(detectors, pairs.x_adv),
     }
     decision = detectors[0].own_threshold
     record = metrics.evaluate(**tensors, success=pairs.success, decision=decision, seed=seed)
