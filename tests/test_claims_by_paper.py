@@ -639,6 +639,62 @@ def over_scalars(value, control, n):
     return {"07": {"cells": measured(aurocs | {"dist_z": 0.99}, n), "scalars": rows}}
 
 
+# What notebook 09 publishes
+def led(rows, value, n):
+    return [
+        row
+        | {"difference": value, "n": n}
+        | dict(zip(("low", "high"), around(value, n), strict=True))
+        for row in rows
+    ]
+
+
+def marked(value, control, n):
+    places = [{"attack": a, "removed_percent": p} for a in OF_L2[:2] for p in (5, 10)]
+    rows = led([place | {"rival": "random"} for place in places], value, n)
+    other = 0.1 if control else -0.1
+    for rival in ("another_image", "classifier"):
+        rows += led([place | {"rival": rival} for place in places], other, n)
+    rows += led([place | {"rival": "reversed"} for place in places], -other, n)
+    harm = [
+        place | {"order": order, "images": side, "misread": 0.2 if order == "detector" else 0.9}
+        for place in places
+        for order in ("detector", "random")
+        for side in ("clean", "attacked")
+    ]
+    return {"09": {"removed_leads": rows, "removed": harm}}
+
+
+def rectified(value, control, n):
+    attacks, papers = OF_L2[:2], ("pixel_defend", "total_variation", "pgd_net", "ddn_net")
+    pairs = [{"attack": a, "defence": "gcd"} for a in attacks]
+    rows = led([pair | {"rival": rival} for pair in pairs for rival in papers], value, n)
+    trivial = 0.1 if control else -0.1
+    for rival in ("runner_up", "median", "noise"):
+        rows += led([pair | {"rival": rival} for pair in pairs], trivial, n)
+    steps = [{"attack": a, "defence": "guided mask, tuned"} for a in attacks]
+    adds = led([step | {"rival": "random mask, tuned"} for step in steps], 0.02, n)
+    adds += led([step | {"rival": "no mask, tuned"} for step in steps], 0.02, n)
+    adds += led([step | {"rival": "guided mask"} for step in steps], -0.5, n)
+    reached = [{"attack": a, "fooled": round(0.9 * n), "n": n} for a in attacks]
+    return {"09": {"leads": rows, "contributions": adds, "reached": reached}}
+
+
+def inner(value, control, n):
+    rows = [
+        {"attack": a, "reading": reading, "mask": mask, "reader": reader}
+        | {"over_random": 0.1 if control else -0.1}
+        for a in OF_L2[:2]
+        for reading in ("range", "share")
+        for mask in ("guided", "random")
+        for reader in ("base", "tuned")
+    ]
+    own = [row for row in rows if row["mask"] == "guided" and row["reader"] == "tuned"]
+    others = led([row for row in rows if row not in own], -value, n)
+    reached = [{"attack": a, "fooled": round(0.9 * n), "n": n} for a in OF_L2]
+    return {"09": {"optimum": led(own, value, n) + others, "reached": reached}}
+
+
 @dataclass(frozen=True)
 class Plan:
     """A claim's builder, values that show it and its opposite, its margin, and how many cells."""
@@ -690,6 +746,9 @@ PLANTED = {
     "004.C5": Plan(combined, 1.0, 0.6, 0.975, 6, OF_002),
     "004.C5 (half)": Plan(better_half, 0.1, -0.2, -0.01, 6, OF_002),
     "004.C6": Plan(rivals, 0.3, -0.3, 0.05, 18, OF_002),
+    "004.C7": Plan(marked, 0.2, -0.2, 0.0, 4, OF_002),
+    "004.C8": Plan(rectified, 0.2, -0.2, 0.0, 8, OF_002),
+    "004.C10": Plan(inner, 0.2, -0.2, 0.0, 4, OF_002),
     "X1": Plan(readings, 0.95, 0.55, 0.75, 6, ("cifar10",)),
     "X4": Plan(over_scalars, 0.2, -0.2, 0.0, 9, OF_002),
 }
@@ -836,6 +895,7 @@ def test_a_control_that_is_never_run_says_so(claim):
         ("004.C4", "07/border"),
         ("004.C5", "07/gcd_matrix"),
         ("004.C6", "07/supervision"),
+        ("004.C8", "09/contributions"),
         ("X1", "04/scalars_and_stand_ins"),
     ],
 )
@@ -875,6 +935,21 @@ def test_a_control_without_its_table_is_not_run(claim, table):
         ("004.C1", "07/distance", {"scalar": "max_softmax"}, {"rank": 0.9}, FALLS),
         ("004.C1", "07/distance", {"scalar": "max_softmax"}, {"rank": None}, NOT_RUN),
         ("004.C2", "07/border", {"setting": "confidence 50"}, {"auroc": 0.3}, FALLS),
+        ("004.C7", "09/removed_leads", {"rival": "classifier"}, {"difference": -0.01}, FALLS),
+        ("004.C7", "09/removed_leads", {"rival": "another_image"}, {"difference": 0.0}, FALLS),
+        ("004.C7", "09/removed_leads", {"rival": "reversed"}, {"difference": 0.9}, SURVIVES),
+        ("004.C8", "09/leads", {"rival": "median"}, {"difference": -0.01}, FALLS),
+        ("004.C8", "09/leads", {"rival": "runner_up"}, {"difference": 0.01}, SURVIVES),
+        ("004.C8", "09/contributions", {"rival": "no mask, tuned"}, {"difference": 0.0}, FALLS),
+        (
+            "004.C8",
+            "09/contributions",
+            {"rival": "random mask, tuned"},
+            {"difference": 0.005},
+            FALLS,
+        ),
+        ("004.C10", "09/optimum", {"mask": "guided"}, {"over_random": 0.0}, FALLS),
+        ("004.C10", "09/optimum", {"mask": "random"}, {"over_random": -1.0}, SURVIVES),
         (
             "004.C2",
             "07/border",
@@ -1058,6 +1133,10 @@ REFUSED = [  # claim, place, rows, change, reason, cells that are left of those 
     ("004.C6", "07/cells", {"detector": "tws"} | ON, {"auroc": None}, UNMEASURED, 17),
     ("004.C1", "07/distance", {"images": "toy"}, {"rank": None}, "no interval", 3),
     ("X4", "07/scalars", {"attack": OF_L2[0]}, {"low": None}, UNMEASURED, 6),
+    ("004.C7", "09/removed_leads", {"attack": OF_L2[0]}, {"n": 19}, FEW, 2),
+    ("004.C7", "09/removed_leads", {"attack": OF_L2[0]}, {"low": None}, "no interval", 2),
+    ("004.C8", "09/reached", {"attack": OF_L2[0]}, {"fooled": 19}, FEW, 4),
+    ("004.C10", "09/reached", {"attack": OF_L2[0]}, {"fooled": 19}, FEW, 2),
 ]
 
 
@@ -1528,3 +1607,51 @@ def test_attacks_that_fool_nobody_are_not_asked_at_equal_supervision():
         where |= {"detector": "gcd", "supervision": "another attack"}
         tables = changed(tables, "07/supervision", where, auroc=0.5)
     assert verdict("004.C6", tables).control == SURVIVES
+
+
+@pytest.mark.parametrize("claim", ["000.C3", "000.C4"])
+def test_where_id_collapsed_the_cured_one_is_the_baseline(claim):
+    dead = changed(plant(claim), "05/000.table7", {"detector": "id"}, collapsed=1)
+    assert counts(verdict(claim, dead)) == (0, 0, 0)
+    rows, sign = dead["05"]["000.table7"], 1 if claim == "000.C3" else -1
+    other = "spd" if claim == "000.C3" else "jsd"
+    keys = [
+        {"fit_attack": r["fit_attack"], "test_attack": r["test_attack"]}
+        for r in rows
+        if r["detector"] == "id"
+    ]
+    cured = [
+        k
+        | {"difference": f"{other} - id_high_pass", "auroc": 0.3 * sign, "n": N}
+        | {"interval": sorted([0.25 * sign, 0.35 * sign])}
+        for k in keys
+    ]
+    cells = [k | {"auroc": 0.7, "interval": [0.65, 0.75], "success": 1.0, "n": N} for k in keys]
+    beside = {"05": dead["05"] | {"cured": cured, "cured_cells": cells}}
+    assert counts(verdict(claim, beside)) == (len(keys), 0, 0)
+    for change, why in (
+        ({"collapsed": 1}, COLLAPSED),
+        ({"auroc": 0.52, "interval": [0.45, 0.6]}, NO_BASELINE),
+        ({"success": 0.05}, FEW),
+    ):
+        found = verdict(claim, changed(beside, "05/cured_cells", {}, **change))
+        assert counts(found) == (0, 0, 0) and list(found.refused) == [why]
+    alive = {"05": plant(claim)["05"] | {"cured": cured, "cured_cells": cells}}
+    worse = changed(alive, "05/cured", {}, auroc=-0.9 * sign)
+    assert verdict(claim, worse).here == verdict(claim, plant(claim)).here  # not asked
+
+
+def test_where_id_collapsed_the_jacobian_is_compared_with_the_cured_one():
+    dead = changed(plant("002.C2"), "04/002.fig2", {"detector": "id"}, collapsed=1)
+    assert counts(verdict("002.C2", dead)) == (0, 0, 0)
+    gain = {"difference": "jsd - id_high_pass", "auroc": -0.3, "interval": [-0.4, -0.2], "n": N}
+    own = {"detector": "id_high_pass", "auroc": 0.8, "interval": [0.75, 0.85], "n": N}
+    tables = dead["04"]
+    more = {
+        "jacobian_gain": tables["jacobian_gain"] + [gain | {"attack": a} for a in THREE],
+        "scalars_and_stand_ins": tables["scalars_and_stand_ins"]
+        + [own | {"attack": a} for a in THREE],
+    }
+    assert counts(verdict("002.C2", {"04": tables | more})) == (0, 3, 0)
+    alive = {"04": plant("002.C2")["04"] | more}
+    assert counts(verdict("002.C2", alive)) == (3, 0, 0)

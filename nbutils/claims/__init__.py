@@ -5,7 +5,7 @@ Each returns its cells and its control as `rule.Evidence`. Scope, admitted cells
 control stand in its docstring.
 """
 
-from nbutils.claims import li, model_based, ye, zhang
+from nbutils.claims import li, li_rectifier, model_based, ye, zhang
 
 CLAIMS = {
     "000.C1": model_based.learned_map_moves,
@@ -42,6 +42,9 @@ CLAIMS = {
     "004.C5": li.gcd_finds_every_attack,
     "004.C5 (half)": li.entropy_keeps_better_half,
     "004.C6": li.gcd_beats_rivals,
+    "004.C7": li_rectifier.gradient_marks_pixels,
+    "004.C8": li_rectifier.rectifier_beats_rivals,
+    "004.C10": li_rectifier.inner_rate_is_best,
     "X1": zhang.gradient_map_finds_cw,
     "X4": li.beats_trivial_scalars,
 }

@@ -16,6 +16,8 @@ def says(claim: str) -> str:
 
 def notebook_of(claim: str) -> str:
     """The number of the notebook that argues a claim."""
+    if claim in ("004.C7", "004.C8", "004.C10"):
+        return "09"
     if claim in ("000.C1", "000.C4 (maps)", "000.C4 (underflow)", "002.C10"):
         return "03"
     books = {"000": "05", "002": "04", "003": "06", "004": "07", "X1": "04", "X4": "07"}

@@ -87,6 +87,7 @@ NOTEBOOKS = {
     "05_model_based_saliency": ["ATTACKS", "DETECTORS", "FPR"],
     "06_gradcam_consistency": ["ATTACKS"],
     "07_gcd_detector": ["ATTACKS", "FPR"],
+    "09_gcd_rectifier": ["ATTACKS", "FPR"],
 }
 
 

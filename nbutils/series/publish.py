@@ -41,6 +41,7 @@ def _publish_networks(run_folder: Path) -> Path:
         *run_folder.glob("classifier/*/meta.json"),
         *run_folder.glob("saliency/*/meta.json"),
         *run_folder.glob("density/*/meta.json"),
+        *run_folder.glob("robust/*/meta.json"),
     ]:
         content = json.loads(meta.read_text(encoding="utf-8"))
         if content["arguments"].get("committed") is False and {
@@ -48,7 +49,10 @@ def _publish_networks(run_folder: Path) -> Path:
             "gate_loss",
             "bits_by_epoch",
         } & set(content["record"]):  # not brought, not loaded
-            trained.append((meta.parent, target / meta.parent.parent.name))
+            place = meta.parent.parent.name
+            if place == "robust":  # of which a run has two
+                place = f"robust-{meta.parent.name}"
+            trained.append((meta.parent, target / place))
     if not trained or len({place for _, place in trained}) < len(trained):
         raise InputError(
             f"{shown(run_folder)} holds no single classifier, saliency model or density that was "

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,6 +26,13 @@ REMEMBERED = 2**27  # bytes of an adversarial set up to which a run keeps it in 
 NOT_KNOBS = ("attack", "targeted")
 OF_PRESET = {"pgd": "pgd_steps", "carlini_wagner_l2": "search_steps", "ddn": "search_steps"}
 MIXED = ("x", "y", "index", "prediction", "x_adv", "prediction_adv", "success")
+
+
+class Victim(Protocol):
+    """A network with the artifact that it is kept in."""
+
+    model: nn.Module
+    artifact: Artifact
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,8 @@ def adversarial(
     split: str = "test",
     *,
     backend: str = "nbutils",
+    of: Victim | None = None,
+    n: int = 0,
     **knobs: float | int | str | None,
 ) -> AdversarialSet:
     """The images of a split attacked with the setting `name`, any knob of it replaced by those
@@ -82,21 +92,38 @@ def adversarial(
     Several names make a mixture: of "fgsm+bim" each image has one attack, drawn by seed and evenly;
     of "fgsm&bim" each image has all of them. Made in chunks that are kept one by one, so a killed
     run goes on; a chunk that does not fit into memory is halved.
+
+    Args:
+        of: another network than the run's classifier, with its artifact, such as a robust one.
+        n: so many images of the split (0: as many as the preset says).
     """
     changed = {knob: value for knob, value in knobs.items() if value is not None}
-    key = ("adversarial", name, split, backend, *changed.items())
+    whose = of.artifact.content if of else ""
+    key = ("adversarial", name, split, backend, whose, n, *changed.items())
     if key in run.memory.known:
         return run.memory.known[key]
-    load = _mixture if "+" in name or "&" in name else _single
-    made = load(run, name, split, backend, changed)
+    if "+" in name or "&" in name:
+        made = _mixture(run, name, split, backend, changed)
+    else:
+        made = _single(run, name, split, backend, changed, of, n)
     if made.x_adv.nbytes <= REMEMBERED:
         run.memory.known[key] = made
     return made
 
 
-def _single(run: Run, name: str, split: str, backend: str, changed: dict) -> AdversarialSet:
+def _single(
+    run: Run,
+    name: str,
+    split: str,
+    backend: str,
+    changed: dict,
+    of: Victim | None,
+    fewer: int,
+) -> AdversarialSet:
     setting, (images, n) = setting_of(run, name, backend, changed), _attacked(run, split)
-    base = classifier(run)
+    n, base = min(fewer or n, n), of or classifier(run)
+    images = images[:n]
+    words = [of.artifact.path.name] if of else []
     inputs = {
         "data": run.data,
         "model": base.model,
@@ -109,7 +136,7 @@ def _single(run: Run, name: str, split: str, backend: str, changed: dict) -> Adv
         known["chunk"] = run.preset["chunk"]  # its random start depends on the batch
     artifact = run.step(
         "adversarial",
-        _label(name, changed, split, backend),
+        "-".join([_label(name, changed, split, backend), *words, *([f"n{n}"] if fewer else [])]),
         make_adversarial,
         inputs,
         settings,

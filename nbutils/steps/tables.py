@@ -425,7 +425,8 @@ IN_002 = {  # our names of attacks, as the tables of paper 002 call them
 }
 
 
-BASELINES = ("jsd_shuffled", "jsd_random", "jacobian", *SCALARS)  # fitted once, or not at all
+# fitted once, or not at all
+BASELINES = ("id_high_pass", "jsd_shuffled", "jsd_random", "jacobian", *SCALARS)
 
 
 def accuracy_under(pairs: AdversarialSet) -> float:
@@ -705,11 +706,15 @@ def as_printed(run: Run, detectors: Sequence[str], attacks: Attacks) -> pd.DataF
 
 
 def differences(
-    run: Run, pairs: Sequence[tuple[str, str]], detectors: Sequence[str], attacks: Attacks
+    run: Run,
+    pairs: Sequence[tuple[str, str]],
+    detectors: Sequence[str],
+    attacks: Attacks,
+    fits: int | None = None,
 ) -> pd.DataFrame:
     """`difference` of every pair whose two detectors are among `detectors`, one below the other."""
     there = [pair for pair in pairs if set(pair) <= set(detectors)]
-    found = [difference(run, a, b, attacks) for a, b in there]
+    found = [difference(run, a, b, attacks, fits=fits) for a, b in there]
     return pd.concat(found, ignore_index=True) if found else frame([], DIFFERENCE)
 
 

@@ -1,0 +1,164 @@
+"""The run's classifier, trained on against attacks: the robust networks of paper 004's table 5."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from nbutils import InputError
+from nbutils.attacks import ATTACKS
+from nbutils.attacks.settings import settings_for
+from nbutils.data.images import Dataset
+from nbutils.models import contract
+from nbutils.models import robust as training
+from nbutils.models.robust import AdversarialTraining
+from nbutils.steps.classifier import as_committed, classifier, committed_network
+from nbutils.steps.run import Run
+from nbutils.store.artifacts import Artifact, Parts
+from nbutils.store.fingerprints import key_of
+
+KINDS = ("pgd", "ddn")
+JUDGED = 500  # test images whose accuracy under PGD is told
+PGD_STEPS = 20  # of that PGD
+MADRY = 0.3  # paper's own size on grey pictures; others as in the attacks' settings
+RONY = {1: (2.4, 784), 3: (1.0, 3072)}  # by channels: the l2 size, and of how many values
+
+
+@dataclass(frozen=True)
+class Robust:
+    """A robust network with its record: `accuracy` on the `n` clean test images, `accuracy_pgd` on
+    `n_pgd` of them under PGD, and the plain classifier's beside it (`plain`, `plain_pgd`).
+    """
+
+    model: nn.Module
+    record: dict
+    artifact: Artifact
+
+
+def robust(run: Run, kind: str) -> Robust:
+    """The classifier of this run, trained on against PGD ("pgd", Madry et al. 2018) or DDN ("ddn",
+    Rony et al. 2019): the committed one, else trained here.
+    """
+    return run.memory.once(("robust", kind), _robust, run, kind)
+
+
+def _robust(run: Run, kind: str) -> Robust:
+    if kind not in KINDS:
+        raise InputError(f"Robust network {kind!r} is unknown: choose one of {', '.join(KINDS)}.")
+    base, how = classifier(run), recipe(run, kind)
+    model = _copied(base.model)
+    settings = {"kind": kind, "seed": run.seed, "train": run.preset["robust_train"]}
+    settings["how"] = asdict(how)
+    known = {"data": run.data_key, "classifier": key_of(base.model.state_dict())}
+    found = committed_network(run, f"robust-{kind}", {**settings, **known})
+    known["committed"] = bool(found)
+    made = run.step(
+        "robust",
+        kind,
+        make_robust,
+        {
+            "model": model,
+            "base": base.model,
+            "data": run.data,
+            "eps": settings_for(run.data.name)["004.pgd"]["eps"],
+            "committed": found,
+            "progress": run.progress,
+        },
+        settings,
+        known=known,
+        parents={"classifier": base.artifact},
+    )
+    model = _copied(base.model)
+    model.load_state_dict(made.tensors)
+    return Robust(model.to(run.device).eval().requires_grad_(False), made.record, made)
+
+
+def recipe(run: Run, kind: str) -> AdversarialTraining:
+    """The recipe for the run's pictures at its preset: sizes as the run's own attacks have them, of
+    `paper` as the papers that the training is from.
+    """
+    channels, height, width = run.data.shape
+    preset = run.preset
+    common = {"epochs": preset["robust_epochs"], "warm": min(1, preset["robust_epochs"] - 1)}
+    if kind == "ddn":
+        size, values = RONY[channels]
+        size *= math.sqrt(channels * height * width / values)
+        return AdversarialTraining("ddn", size, preset["robust_ddn_steps"], **common)
+    eps = settings_for(run.data.name)["004.pgd"]["eps"]
+    if run.parameters["PRESET"] == "paper" and channels == 1:
+        eps = MADRY
+    return AdversarialTraining("pgd", eps, preset["robust_steps"], **common)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        made = copy.deepcopy(model)
+    except Exception as error:
+        raise InputError(
+            f"The classifier cannot be copied ({error}), so no robust one can be trained from it."
+        ) from error
+    if not [*made.parameters()]:
+        raise InputError("The classifier holds no parameters: there is nothing to train.")
+    return made
+
+
+def make_robust(
+    parts: Parts,
+    *,
+    model: nn.Module,
+    base: nn.Module,
+    data: Dataset,
+    eps: float,
+    committed: tuple | None,
+    progress: Callable,
+    kind: str,
+    seed: int,
+    train: int,
+    how: dict,
+) -> tuple[dict, dict]:
+    """The weights after adversarial training, and what they are worth."""
+    if committed:
+        return as_committed(committed)
+    if not len(data.train):
+        raise InputError(
+            f"{data.name} has no training pictures to fit a robust network on: add a train/ folder."
+        )
+    images, own = data.train[: train or len(data.train)], AdversarialTraining(**how)
+    model.requires_grad_(True)
+    record = training.fit(
+        model,
+        images.x,
+        images.y,
+        own,
+        index=images.index,
+        seed=seed,
+        parts=parts,
+        progress=partial(progress, what=f"training against {kind}"),
+    )
+    if record["collapsed"]:
+        raise InputError(
+            f"Training against {kind} ended in one answer for every image: raise robust_epochs in "
+            "CHANGES, or leave its network out."
+        )
+    record |= {"trained_on": len(images), "n": len(data.test)}
+    record["n_pgd"] = len(data.test[:JUDGED])
+    for name, network in (("accuracy", model), ("plain", base)):
+        logits = contract.predict(network, data.test.x)
+        record[name] = (logits.argmax(1) == data.test.y).double().mean().item()
+        record[f"{name}_pgd"] = under_pgd(network, data, eps, seed)
+    return model.state_dict(), record
+
+
+def under_pgd(model: nn.Module, data: Dataset, eps: float, seed: int) -> float:
+    """Accuracy on the first JUDGED test images under PGD of this size, away from the true label."""
+    right, asked = [], data.test[:JUDGED]
+    knobs = {"eps": eps, "step": eps / 4, "steps": PGD_STEPS, "seed": seed}
+    for rows in torch.arange(len(asked)).split(100):
+        part = asked[rows[0] : rows[-1] + 1]
+        x_adv = ATTACKS["pgd"](model, part.pixels(), part.y, index=part.index, **knobs)
+        right.append(contract.predict(model, x_adv).argmax(1) == part.y)
+    return torch.cat(right).double().mean().item()
