@@ -39,6 +39,7 @@ bench: .venv/ready
 	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1 adv-lib==0.2.8
 	$(call quoted,$(BIN))/python tests/benchmarks/attacks.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 	$(call quoted,$(BIN))/python tests/benchmarks/detectors.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
+	$(call quoted,$(BIN))/python tests/benchmarks/rectifiers.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 
 .venv/ready: requirements.txt pyproject.toml
 	$(call quoted,$(PYTHON)) -m venv .venv

@@ -19,6 +19,7 @@ ROOMS = [
     "saliency",
     "density",
     "detectors",
+    "rectifiers",
     "evaluation",
     "claims",
     "steps",
