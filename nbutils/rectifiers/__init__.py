@@ -3,7 +3,7 @@
 `x` (n,c,h,w) are images in [0,1], and so is what comes back, for a classifier to read instead;
 `index` (n,) are the images' numbers, so that randomness is a function of (seed, index) and not of
 the batch; `through` is what the images are read through where a method needs that: a PixelCNN for
-PixelDefend. Nothing handed in is changed.
+PixelDefend, a fitted detector for GCD. Nothing handed in is changed.
 
 Adding one: a function, and a line here. (`trivial.runner_up` stands beside them: the label that is
 recovered without any image.)
@@ -11,9 +11,16 @@ recovered without any image.)
 
 from functools import partial
 
-from nbutils.rectifiers import pixel_defend, total_variation, trivial
+from nbutils.rectifiers import gcd, pixel_defend, total_variation, trivial
 
 RECTIFIERS = {
+    # suspect pixels replaced (paper 004): alpha on the range of the gradient (eq 12) or a share of
+    # the pixels (its text), as many at random, and the gradient through to the image
+    "gcd": partial(gcd.rectify, reading="range"),
+    "gcd_share": partial(gcd.rectify, reading="share"),
+    "gcd_random": partial(gcd.rectify, reading="range", guided=False),
+    "gcd_share_random": partial(gcd.rectify, reading="share", guided=False),
+    "gcd_to_image": partial(gcd.rectify, reading="range", to_image=True),
     # what a rectifier must beat
     "none": partial(trivial.none),
     "median": partial(trivial.median),

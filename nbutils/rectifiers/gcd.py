@@ -9,6 +9,7 @@ import torch
 
 from nbutils import InputError
 from nbutils.detectors.gcd import GCD
+from nbutils.rectifiers.contract import numbers_of
 
 REPLACED = 0.5  # chance that a suspect pixel is replaced; the paper does not say
 # Paper 004, 4.3: alpha of untargeted and of targeted attacks.
@@ -125,7 +126,7 @@ def rectify(
     Raises:
         InputError: no detector, or an alpha outside [0,1].
     """
-    index = torch.arange(len(x)) if index is None else index
+    index = torch.tensor(numbers_of(x, index))
     mask = masked(
         x,
         index=index,
