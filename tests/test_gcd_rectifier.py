@@ -132,7 +132,7 @@ def test_suspect_pixels_are_replaced_by_draws_like_their_image():
     mask = torch.zeros(3, 1, 60, 60, dtype=torch.bool)
     mask[:, :, 10:] = True
     before = x.clone()
-    out = gcd.replaced(x, mask, torch.tensor([4, 5, 6]), 1)
+    out = gcd.replaced(x, mask, gcd.draws(x.shape, torch.tensor([4, 5, 6]), 1))
     assert torch.equal(x, before) and torch.equal(out[:, :, :10], x[:, :, :10])
     moved = (out != x).any(1, keepdim=True)
     assert moved[mask].double().mean().item() == pytest.approx(0.5, abs=0.02)
@@ -141,14 +141,13 @@ def test_suspect_pixels_are_replaced_by_draws_like_their_image():
         assert drawn.mean().item() == pytest.approx(image.mean().item(), abs=0.002)
         assert drawn.std().item() == pytest.approx(image.std().item(), rel=0.05)
         assert not torch.equal(drawn[0], drawn[1])  # each channel for itself
-    again = gcd.replaced(x[1:], mask[1:], torch.tensor([5, 6]), 1)
+    again = gcd.replaced(x[1:], mask[1:], gcd.draws(x[1:].shape, torch.tensor([5, 6]), 1))
     assert torch.equal(again, out[1:])
-    assert not torch.equal(gcd.replaced(x, mask, torch.tensor([4, 5, 6]), 2), out)
-    bright = gcd.replaced(torch.ones(1, 1, 9, 9) * mask[:1, :, :9, :9], mask[:1, :, :9, :9], *ZERO)
-    assert bright.min() >= 0 and bright.max() <= 1
-
-
-ZERO = (torch.tensor([0]), 0)
+    other = gcd.draws(x.shape, torch.tensor([4, 5, 6]), 2)
+    assert not torch.equal(gcd.replaced(x, mask, other), out)
+    small = mask[:1, :, 5:14, :9]
+    spread = gcd.replaced(1.0 * small, small, gcd.draws(small.shape, torch.tensor([0]), 0))
+    assert spread.min() >= 0 and spread.max() <= 1
 
 
 def test_every_entry_of_gcds_kind_marks_what_it_says():
@@ -171,7 +170,8 @@ def test_every_entry_of_gcds_kind_marks_what_it_says():
         assert torch.equal(mask.sum((1, 2, 3)), guided.sum((1, 2, 3)))
         assert torch.equal(mask, guided) == ("random" not in name)
         assert torch.equal(
-            RECTIFIERS[name](x, **given), gcd.replaced(x, mask, given["index"], given["seed"])
+            RECTIFIERS[name](x, **given),
+            gcd.replaced(x, mask, gcd.draws(x.shape, given["index"], given["seed"])),
         )
 
 

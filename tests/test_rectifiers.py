@@ -16,6 +16,7 @@ from nbutils import InputError
 from nbutils.data.images import to_levels
 from nbutils.density.fitting import DensityTraining, fit
 from nbutils.density.pixelcnn import PixelCNN
+from nbutils.detectors.gcd import GCD
 from nbutils.rectifiers import RECTIFIERS, pixel_defend, trivial
 from nbutils.rectifiers import total_variation as tv
 from nbutils.rectifiers.pixel_defend import Column, Whole, purify, walk
@@ -303,11 +304,29 @@ def test_the_runner_up_is_the_second_class():
         trivial.runner_up(logits[:, :1])
 
 
+class Squares:
+    """A half of GCD whose gradient is as large as what it sees."""
+
+    net = torch.nn.Identity()
+
+    def view_all(self, x):
+        return x.detach().clone()
+
+    view = view_all
+
+    def score(self, x, viewed=None):
+        return (x if viewed is None else viewed).square().flatten(1).sum(1)
+
+
 def through(name, channels):
+    if name in OF_GCD:
+        halves = (Squares(), Squares())
+        return GCD(torch.nn.Identity(), pixels="id", sensitivity="insen", halves=halves)
     return net(channels) if name.startswith("pixel_defend") else None
 
 
-RANDOM = {"noise", "total_variation"}
+OF_GCD = {name for name in RECTIFIERS if name.startswith("gcd")}
+RANDOM = {"noise", "total_variation"} | OF_GCD
 
 
 @pytest.mark.parametrize("name", RECTIFIERS)

@@ -82,25 +82,42 @@ def as_large(mask: torch.Tensor, index: torch.Tensor, seed: int) -> torch.Tensor
     return found
 
 
+def draws(shape: torch.Size, index: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `replaced` needs of chance for images (n,c,h,w), drawn from (seed, index).
+
+    Returns:
+        for each pixel a number in [0,1) (n,1,h,w), and for each value one from the standard normal
+        distribution (n,c,h,w).
+    """
+    chance, normal = np.empty((shape[0], 1, *shape[2:])), np.empty(shape, np.float32)
+    for row, number in enumerate(index.tolist()):
+        rng = np.random.default_rng([seed, 12, number])
+        chance[row] = rng.random(chance[row].shape)
+        normal[row] = rng.standard_normal(normal[row].shape, np.float32)
+    return torch.from_numpy(chance), torch.from_numpy(normal)
+
+
 def replaced(
-    x: torch.Tensor, mask: torch.Tensor, index: torch.Tensor, seed: int, share: float = REPLACED
+    x: torch.Tensor,
+    mask: torch.Tensor,
+    drawn: tuple[torch.Tensor, torch.Tensor],
+    share: float = REPLACED,
 ) -> torch.Tensor:
     """Paper 004, eq 13: each pixel of the mask, with the chance `share`, becomes a draw from the
     normal distribution with the mean and the deviation of its image, drawn anew in each channel.
 
-    Drawn from (seed, index); the paper's whole numbers from 0 to 255 are numbers in [0,1] here.
+    The paper's whole numbers from 0 to 255 are numbers in [0,1] here.
+
+    Args:
+        drawn: of `draws`.
     """
-    out = x.clone()
-    places = mask.expand(x.shape)
-    for row, number in enumerate(index.tolist()):
-        rng = np.random.default_rng([seed, 12, number])
-        chosen = rng.random(mask[row].shape) < share
-        noise = rng.standard_normal(x[row].shape)
-        mean, deviation = x[row].double().mean(), x[row].double().std(correction=0)
-        drawn = (mean + deviation * torch.from_numpy(noise).to(mean)).clamp(0, 1).to(x)
-        where = places[row] & torch.from_numpy(chosen).to(mask.device)
-        out[row] = torch.where(where, drawn, x[row])
-    return out
+    chance, normal = (part.to(x.device) for part in drawn)
+    flat = x.flatten(1).double()
+    mean, deviation = (
+        part[:, None, None, None].to(x) for part in (flat.mean(1), flat.std(1, correction=0))
+    )
+    noise = (mean + deviation * normal.to(x)).clamp(0, 1)
+    return torch.where(mask & (chance < share), noise, x)
 
 
 def rectify(
@@ -114,6 +131,7 @@ def rectify(
     guided: bool = True,
     to_image: bool = False,
     gradient: torch.Tensor | None = None,
+    drawn: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Images (n,c,h,w) with the suspect pixels replaced.
 
@@ -123,6 +141,7 @@ def rectify(
         guided: or as many pixels at random, the control.
         to_image: as of `detector_gradient`.
         gradient: what `detector_gradient` gave for the images, where it is known.
+        drawn: what `draws` gave for them, where it is known.
     Raises:
         InputError: no detector, or an alpha outside [0,1].
     """
@@ -138,7 +157,7 @@ def rectify(
         to_image=to_image,
         gradient=gradient,
     )
-    return replaced(x, mask, index, seed)
+    return replaced(x, mask, draws(x.shape, index, seed) if drawn is None else drawn)
 
 
 def masked(

@@ -98,6 +98,22 @@ def recovery(
         tuned_as: the rectifier that the tuned classifier was tuned with; "": this one.
         itself: the attack is made on the reader's own network, not on the classifier.
     """
+    given = (rectifier, reader, attack, fitted_on, guide, repetition, alpha, tuned_as, itself)
+    return run.memory.once(("recovery", *given), _recovery, run, *given)
+
+
+def _recovery(
+    run: Run,
+    rectifier: str,
+    reader: str,
+    attack: str,
+    fitted_on: str,
+    guide: str,
+    repetition: int,
+    alpha: float | None,
+    tuned_as: str,
+    itself: bool,
+) -> Recovered:
     known = fitted_on or attack
     if reader not in READERS:
         raise InputError(f"Reader {reader!r} is unknown: choose one of {', '.join(READERS)}.")

@@ -65,6 +65,13 @@ def tuned(
             `repetition` numbers its fits.
         alpha: None: the paper's.
     """
+    key = ("tuned", attack, rectifier, guide, repetition, alpha)
+    return run.memory.once(key, _tuned, run, attack, rectifier, guide, repetition, alpha)
+
+
+def _tuned(
+    run: Run, attack: str, rectifier: str, guide: str, repetition: int, alpha: float | None
+) -> Tuned:
     base, pairs = classifier(run), adversarial(run, attack, "train")
     alpha = alpha_of(run, attack) if alpha is None else alpha
     detector, artifact = guide_of(run, rectifier, guide, attack, repetition)
@@ -191,7 +198,12 @@ def rectified(
     if detector is None:
         return rectify(x, index=index, seed=seed, through=through)
     gradient = guiding(memory, detector, content, x, rectify.keywords.get("to_image", False))
-    return rectify(x, index=index, seed=seed, through=detector, alpha=alpha, gradient=gradient)
+    key = ("draws", seed, tuple(x.shape), key_of(index))
+    known = {
+        "gradient": gradient,
+        "drawn": memory.once(key, gcd.draws, x.shape, index, seed, most=32),
+    }
+    return rectify(x, index=index, seed=seed, through=detector, alpha=alpha, **known)
 
 
 def guiding(
