@@ -102,9 +102,12 @@ def test_a_walk_stays_near_and_on_levels():
 
 
 class Valley(PixelCNN):
-    """Least likely is level 100, and what is as far from it is as likely."""
+    """Least likely is level 100, and what is as far from it is as likely; levels beyond 255 would
+    be likelier still.
+    """
 
     def _log_mass(self, v, centred, log_scale):
+        assert not torch.is_grad_enabled()
         return ((v + 1) / 2 * 255 - 100).round().abs() + 0 * centred
 
 
@@ -117,8 +120,8 @@ def test_of_equally_likely_levels_the_nearest_then_the_lower():
     out = levels_of(purify(x, through=flat, eps_255=255))
     assert out.flatten().tolist() == [0, 0, 0, 255]
     valley = Valley(1, filters=2, blocks=0, mixtures=2)
-    out = levels_of(purify(torch.tensor([100, 101]).view(1, 1, 1, 2) / 255, through=valley))
-    assert out.flatten().tolist() == [84, 117]
+    out = purify(torch.tensor([100, 101, 245]).view(1, 1, 1, 3) / 255, through=valley)
+    assert levels_of(out).flatten().tolist() == [84, 117, 255]
 
 
 def test_the_walk_of_an_image_is_its_own(monkeypatch):
@@ -323,6 +326,8 @@ def test_the_contract(name, channels):
     assert out.min() >= 0 and out.max() <= 1 and out.data_ptr() != x.data_ptr()
     assert torch.equal(out, x) == (name == "none")
     assert torch.equal(rectify(x, index=index, seed=2), out)
+    assert torch.equal(rectify(x.clone().requires_grad_(), index=index, seed=2), out)
+    assert rectify(x[:0]).shape == (0, channels, 8, 7)
     # another batch, in another order, in another memory format
     order = torch.tensor([4, 0, 3])
     part = x[order].contiguous(memory_format=torch.channels_last)
