@@ -360,8 +360,11 @@ def test_what_is_wrong_is_said(name):
 def test_wrong_knobs_are_said():
     x = pictures(2, 1, 6, 6)
     for call, sentence in (
-        (lambda: purify(x), "through a density of 8-bit images: pass through=PixelCNN"),
-        (lambda: purify(x, through=PixelCNN(1, levels=16)), "a density of 8-bit images"),
+        (lambda: purify(x), "through a density of 8-bit images: pass .* it is NoneType"),
+        (
+            lambda: purify(x, through=PixelCNN(1, levels=16)),
+            "a PixelCNN of 256 levels; it is one of 16 levels",
+        ),
         (lambda: purify(x, through=net(3)), "of images of 3 channels, but these have 1"),
         (lambda: purify(x, through=net(), eps_255=-1), "eps_255 must be finite and not negative"),
         (lambda: trivial.noise(x, deviation=-0.1), "deviation must be finite and not negative"),

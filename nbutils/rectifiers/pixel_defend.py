@@ -133,10 +133,12 @@ def purify(
     """
     numbers_of(x, index)
     sizes(eps_255=eps_255)
-    if not isinstance(through, PixelCNN) or through.levels != LEVELS:
+    levels = getattr(through, "levels", 0)
+    if not isinstance(through, PixelCNN) or levels != LEVELS:
+        found = f"one of {levels} levels" if levels else type(through).__name__
         raise InputError(
-            "PixelDefend purifies through a density of 8-bit images: pass through=PixelCNN(...), "
-            f"but it is {type(through).__name__}."
+            "PixelDefend purifies through a density of 8-bit images: pass through=, a PixelCNN of "
+            f"{LEVELS} levels; it is {found}."
         )
     density, levels = copy.deepcopy(through).double(), (x * (LEVELS - 1)).round().long()
     chosen = torch.ones(len(x), dtype=torch.bool, device=x.device)
