@@ -103,9 +103,12 @@ def test_a_walk_stays_near_and_on_levels():
 
 
 class Valley(PixelCNN):
-    """Least likely is level 100, and what is as far from it is as likely."""
+    """Least likely is level 100, and what is as far from it is as likely; levels beyond 255 would
+    be likelier still.
+    """
 
     def _log_mass(self, v, centred, log_scale):
+        assert not torch.is_grad_enabled()
         return ((v + 1) / 2 * 255 - 100).round().abs() + 0 * centred
 
 
@@ -118,8 +121,8 @@ def test_of_equally_likely_levels_the_nearest_then_the_lower():
     out = levels_of(purify(x, through=flat, eps_255=255))
     assert out.flatten().tolist() == [0, 0, 0, 255]
     valley = Valley(1, filters=2, blocks=0, mixtures=2)
-    out = levels_of(purify(torch.tensor([100, 101]).view(1, 1, 1, 2) / 255, through=valley))
-    assert out.flatten().tolist() == [84, 117]
+    out = purify(torch.tensor([100, 101, 245]).view(1, 1, 1, 3) / 255, through=valley)
+    assert levels_of(out).flatten().tolist() == [84, 117, 255]
 
 
 def test_the_walk_of_an_image_is_its_own(monkeypatch):
@@ -342,6 +345,8 @@ def test_the_contract(name, channels):
     assert out.min() >= 0 and out.max() <= 1 and out.data_ptr() != x.data_ptr()
     assert torch.equal(out, x) == (name == "none")
     assert torch.equal(rectify(x, index=index, seed=2), out)
+    assert torch.equal(rectify(x.clone().requires_grad_(), index=index, seed=2), out)
+    assert rectify(x[:0]).shape == (0, channels, 8, 7)
     # another batch, in another order, in another memory format
     order = torch.tensor([4, 0, 3])
     part = x[order].contiguous(memory_format=torch.channels_last)
@@ -374,8 +379,11 @@ def test_what_is_wrong_is_said(name):
 def test_wrong_knobs_are_said():
     x = pictures(2, 1, 6, 6)
     for call, sentence in (
-        (lambda: purify(x), "through a density of 8-bit images: pass through=PixelCNN"),
-        (lambda: purify(x, through=PixelCNN(1, levels=16)), "a density of 8-bit images"),
+        (lambda: purify(x), "through a density of 8-bit images: pass .* it is NoneType"),
+        (
+            lambda: purify(x, through=PixelCNN(1, levels=16)),
+            "a PixelCNN of 256 levels; it is one of 16 levels",
+        ),
         (lambda: purify(x, through=net(3)), "of images of 3 channels, but these have 1"),
         (lambda: purify(x, through=net(), eps_255=-1), "eps_255 must be finite and not negative"),
         (lambda: trivial.noise(x, deviation=-0.1), "deviation must be finite and not negative"),

@@ -19,7 +19,7 @@ from nbutils.density.pixelcnn import CausalConv, PixelCNN
 from nbutils.rectifiers.contract import numbers_of
 
 LEVELS = 256
-TOGETHER = 256  # images walked at once: more gain nothing, and no longer lie in a cache
+TOGETHER = 256  # images walked at once: more gain nothing
 
 
 class Walked(nn.Module):
@@ -133,16 +133,17 @@ def purify(
     """
     numbers_of(x, index)
     sizes(eps_255=eps_255)
-    if not isinstance(through, PixelCNN) or through.levels != LEVELS:
+    levels = getattr(through, "levels", 0)
+    if not isinstance(through, PixelCNN) or levels != LEVELS:
+        found = f"one of {levels} levels" if levels else type(through).__name__
         raise InputError(
-            "PixelDefend purifies through a density of 8-bit images: pass through=PixelCNN(...), "
-            f"but it is {type(through).__name__}."
+            "PixelDefend purifies through a density of 8-bit images: pass through=, a PixelCNN of "
+            f"{LEVELS} levels; it is {found}."
         )
-    density, rounded = copy.deepcopy(through).double(), to_levels(x)
+    density, levels = copy.deepcopy(through).double(), (x * (LEVELS - 1)).round().long()
     chosen = torch.ones(len(x), dtype=torch.bool, device=x.device)
     if above is not None:
-        chosen = density.bits(rounded.double()) >= above
-    levels = (rounded * (LEVELS - 1)).round().long()
+        chosen = density.bits(levels.double() / (LEVELS - 1)) >= above
     eps = int(min(eps_255, LEVELS - 1))
     for part in chosen.nonzero()[:, 0].split(TOGETHER):
         levels[part] = walk(density, levels[part], eps)

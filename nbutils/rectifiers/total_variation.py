@@ -14,6 +14,7 @@ BETWEEN = 10  # steps from one look at the gap to the next
 MOST = 20_000  # steps; the images that were tried need a few hundred
 
 
+@torch.no_grad()
 def total_variation(
     x: torch.Tensor,
     *,
@@ -98,7 +99,7 @@ def minimise(x: torch.Tensor, kept: torch.Tensor, weight: float, tolerance: floa
     for step in range(MOST):
         if step % BETWEEN == 0:
             found = objective(z, x, kept, weight)
-            busy = gap(z, p, x, kept, weight) > tolerance * found + 1e-9 * x[0].numel()
+            busy = gap(z, p, x, kept, weight) > tolerance * found + 1e-9 * x.shape[1:].numel()
             out[rows] = z
             rows, z, p, x, kept = rows[busy], z[busy], p[:, busy], x[busy], kept[busy]
             if not len(rows):
