@@ -163,6 +163,7 @@ PRESETS = {
             robust_ddn_steps=8,
             rectified_test=100,
             rectifier_draws=2,
+            mask_draws=1,
             detector_epochs=10,
             chunk=150,
             variation_fits=0,

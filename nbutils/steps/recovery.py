@@ -21,6 +21,7 @@ from nbutils.steps.rectifier import (
     draw_seed,
     guide_of,
     guiding,
+    needs_guide,
     rectified,
     tuned,
 )
@@ -98,6 +99,8 @@ def recovery(
         tuned_as: the rectifier that the tuned classifier was tuned with; "": this one.
         itself: the attack is made on the reader's own network, not on the classifier.
     """
+    if not needs_guide(rectifier) and reader != "tuned":
+        repetition = 0  # nothing here is fitted again
     given = (rectifier, reader, attack, fitted_on, guide, repetition, alpha, tuned_as, itself)
     return run.memory.once(("recovery", *given), _recovery, run, *given)
 
