@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> int:
     publishing.add_argument(
         "--pretrained",
         action="store_true",
-        help="the classifier, saliency model and density that the run trained, not the results",
+        help="the networks that the run trained (robust ones among them), not the results",
     )
     publishing.add_argument("--seed", action="append", dest="SEED")
     judging = commands.add_parser(
@@ -181,6 +181,7 @@ def _make(args: argparse.Namespace) -> int:
     from nbutils import steps
     from nbutils.detectors.groups import LEARNED
     from nbutils.series import session
+    from nbutils.steps.robust import KINDS
     from nbutils.steps.tables import knobs
 
     run = session.configure("04_image_and_jacobian", asked)
@@ -196,6 +197,13 @@ def _make(args: argparse.Namespace) -> int:
     record = steps.classifier(run).record
     accuracy = f"accuracy {record['accuracy']:.4f}, n {record['n']}"
     print(f"classifier {record['architecture']}: {accuracy}")
+    if args.step == "robust":
+        for kind in KINDS:
+            record = steps.robust(run, kind).record
+            under = f"under PGD {record['accuracy_pgd']:.4f} (n {record['n_pgd']})"
+            print(f"robust {kind}: accuracy {record['accuracy']:.4f}, {under}")
+        print(f"Kept in {run.folder}.")
+        return 0
     upto = list(MADE).index(args.step)
     for attack in attacks if upto >= 1 else []:
         for split in ("train", "test"):

@@ -16,6 +16,7 @@ NOTHING = {
     "02_attacks": ["fgsm", "003.fgsm_1"],
     "03_saliency": ["fgsm"],
     "06_gradcam_consistency": ["003.fgsm_1"],
+    "09_gcd_rectifier": ["004.fgsm"],
 }
 
 
@@ -58,5 +59,6 @@ def test_two_images_whom_no_attack_fools_breaks_no_cell(notebook, tmp_path, feeb
         "02_attacks": [row["success"] for row in tables.get("sizes", [])],
         "03_saliency": tables.get("swap"),
         "06_gradcam_consistency": [row["fooled"] for row in tables.get("grid", [])],
+        "09_gcd_rectifier": [row["fooled"] for row in tables.get("reached", [])],
     }
     assert not any(fooled[notebook])

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from nbutils import InputError, steps
+from nbutils.attacks import ATTACKS
+from nbutils.attacks.settings import settings_for
 from nbutils.data import presets
 from nbutils.models.contract import predict
 from nbutils.series import publish, session
@@ -37,7 +39,7 @@ def committed_in(folder, monkeypatch):
 def test_they_are_small_and_say_how_they_were_made():
     assert {path.parent.name for path in COMMITTED} == {f"{name}-quick-s0" for name in LEAST}
     sizes = [path.stat().st_size for path in PRETRAINED.rglob("tensors.safetensors")]
-    assert max(sizes) <= 3_000_000 and sum(sizes) <= 20_000_000
+    assert max(sizes) <= 3_000_000 and sum(sizes) <= 25_000_000
     for path in COMMITTED:
         dataset = path.parent.name.split("-")[0]
         meta, preset = read_json(path / "meta.json"), presets.PRESETS[dataset]["quick"]
@@ -153,3 +155,46 @@ def test_the_committed_density_needs_the_bits_that_it_says(dataset, tmp_path, mo
     noise = 0.03 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     more = made.model.bits((x + noise).clamp(0, 1)) - bits
     assert (more > 0).float().mean() > 0.95
+
+
+# Of robust networks: accuracy on clean test images, and under PGD, at least.
+ROBUST = {("mnist", "pgd"): (0.97, 0.8), ("mnist", "ddn"): (0.97, 0.5)}
+ROBUST |= {("cifar10", "pgd"): (0.3, 0.2), ("cifar10", "ddn"): (0.5, 0.08)}
+
+
+@pytest.mark.parametrize(("dataset", "kind"), ROBUST)
+def test_the_committed_robust_networks_are_as_good_as_they_say(
+    dataset, kind, tmp_path, monkeypatch
+):
+    if not (DATA / WHERE[dataset]).is_dir():
+        pytest.skip(f"{WHERE[dataset]} is not under the data root")
+    monkeypatch.setenv("NBUTILS_DATA", str(DATA))
+    run = configure(tmp_path, DATASET=dataset, PRESET="quick")
+    made = steps.robust(run, kind)
+    assert "made_by" in made.record, f"the committed robust network {NOT_TAKEN}"
+    few = run.data.test[:500]
+    right = (predict(made.model, few.x).argmax(1) == few.y).double().mean().item()
+    assert right == pytest.approx(made.record["accuracy"], abs=0.06)
+    clean, under = ROBUST[dataset, kind]
+    assert made.record["accuracy"] > clean and made.record["accuracy_pgd"] > under
+    assert made.record["accuracy_pgd"] > made.record["plain_pgd"] + 0.05
+    eps, part = settings_for(dataset)["004.pgd"]["eps"], few[:40]
+    knobs = {"eps": eps, "step": eps / 4, "steps": 20, "index": part.index}
+    x_adv = ATTACKS["pgd"](made.model, part.pixels(), part.y, **knobs)
+    held = (predict(made.model, x_adv).argmax(1) == part.y).double().mean().item()
+    assert held == pytest.approx(made.record["accuracy_pgd"], abs=0.2)
+
+
+def test_a_robust_network_is_committed_for_its_classifier(tmp_path, monkeypatch):
+    committed_in(tmp_path, monkeypatch)
+    first = configure(tmp_path / "a")
+    trained = {kind: steps.robust(first, kind) for kind in ("pgd", "ddn")}
+    publish.publish(first.folder, pretrained=True)
+    for kind, made in trained.items():
+        assert (tmp_path / "pretrained" / first.folder.name / f"robust-{kind}").is_dir()
+        taken = steps.robust(configure(tmp_path / "b"), kind)
+        assert "made_by" in taken.record and "made_by" not in made.record
+        assert key_of(taken.model.state_dict()) == key_of(made.model.state_dict())
+    assert "made_by" not in steps.robust(configure(tmp_path / "c", RETRAIN=True), "pgd").record
+    other = configure(tmp_path / "d", CHANGES={"robust_steps": 2})
+    assert "made_by" not in steps.robust(other, "pgd").record

@@ -393,6 +393,7 @@ import torch
 from nbutils import steps
 from nbutils.series import session
 from nbutils.series.parameters import DEFAULTS
+from nbutils.steps import recovery
 changes = {"dropouts": [0.3, 0.7], "epochs": 2, "saliency_epochs": 1, "detector_epochs": 1}
 small = {"PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu", "OUT": sys.argv[1], "CHANGES": changes}
 run = session.configure("01_classifiers", DEFAULTS | small)
@@ -402,6 +403,10 @@ for name in ("gcd", "mahalanobis_unmoved", "tws_noise", "pixel_defend"):
     steps.detector(run, name, "fgsm")
 steps.controls(run, "id", "fgsm")
 steps.consistency(run, "fgsm", {"grey": {"squeeze": "1-bit"}})
+for kind in ("pgd", "ddn"):
+    steps.robust(run, kind)
+recovery.recovery(run, "gcd", "tuned", "fgsm")
+recovery.removal(run, "fgsm")
 
 class Own(torch.nn.Module):
     def __init__(self):
@@ -430,6 +435,10 @@ MAKERS = {
     "make_evaluation": "evaluation/",
     "make_controls": "controls/",
     "make_consistency": "consistency/",
+    "make_robust": "robust/",
+    "make_tuned": "rectifier/",
+    "make_recovery": "recovery/",
+    "make_removal": "removal/",
 }
 
 

@@ -117,6 +117,7 @@ MADE = {
     "evaluation": [*_ATTACKING, "DETECTORS"],
     "all": [*_ATTACKING, "DETECTORS"],
     "density": COMMON,
+    "robust": COMMON,
 }
 
 

@@ -18,7 +18,7 @@ def publish(run_folder: Path, *, pretrained: bool = False) -> Path:
     README shows.
 
     Args:
-        pretrained: copy the networks that the run trained (classifier, saliency model, density) to
+        pretrained: copy the networks that the run trained (robust ones among them) to
             data/pretrained in place of the results; runs of equal arguments then load them.
     """
     if pretrained:

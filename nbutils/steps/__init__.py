@@ -13,6 +13,7 @@ from nbutils.steps.controls import controls
 from nbutils.steps.density import density
 from nbutils.steps.detector import detector
 from nbutils.steps.evaluation import evaluation
+from nbutils.steps.robust import robust
 from nbutils.steps.saliency import learned_saliency, maps
 
 STEPS = {
@@ -24,6 +25,7 @@ STEPS = {
     "evaluation": evaluation,
     "controls": controls,
     "consistency": consistency,
+    "robust": robust,
 }
 
 __all__ = ["STEPS", "maps"]

@@ -30,6 +30,8 @@ PAPER_DEFENCES = {  # paper 004's names, and ours
 TRIVIAL = ("runner_up", "median", "noise")
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 MIXED = "+"  # joins the attacks that one detector and one tuned net see, an attack an image
+TABLE1 = ("attack", "removed_percent", "paper", "here", "low", "high", "n", "seeds")
+TABLE5 = ("attack", "targeted", "method", "paper", "here", "attacked", "low", "high", "n", "seeds")
 REMOVED = (
     "attack",
     "order",
@@ -205,6 +207,8 @@ def table5(run: Run, table: pd.DataFrame, attacks: Sequence[str]) -> pd.DataFram
             ours = {"attack": attack, "targeted": targeted, "here": row["accuracy"]}
             kept = {name: row[name] for name in ("attacked", "low", "high", "n", "seeds")}
             rows.append({**ours, "method": PAPER_DEFENCES[row["method"]], **kept})
+    if not rows:
+        return frame([], TABLE5)
     return papers.compare("004.table5", rows, dataset=tables.pictures_of_002(run))
 
 
@@ -222,7 +226,7 @@ def table1(run: Run, table: pd.DataFrame, attacks: Sequence[str]) -> pd.DataFram
         for row in own.to_dict("records")
         if row["attack"] in theirs and not theirs[row["attack"]][1]
     ]
-    return papers.compare("004.table1", rows)
+    return papers.compare("004.table1", rows) if rows else frame([], TABLE1)
 
 
 def leads(
