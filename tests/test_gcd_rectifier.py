@@ -449,3 +449,22 @@ def test_the_guide_is_the_cured_one_where_a_half_collapsed(smoke, monkeypatch):
     )
     assert rt.guide_for(smoke, ["004.fgsm"]) == "gcd"
     assert rt.guide_for(smoke, ["004.fgsm", "004.ddn"]) == "gcd_cured"
+
+
+def test_what_an_attack_on_a_robust_network_needs_is_told_beside_the_classifier(smoke, monkeypatch):
+    flat = torch.zeros(3, 1, 2, 2)
+    moved = {"robust": torch.tensor([2.0, 4.0, 9.0]), None: torch.tensor([1.0, 2.0, 9.0])}
+
+    def attacked(run, attack, of=None):
+        x_adv = flat.clone()
+        x_adv[:, 0, 0, 0] = moved[of]
+        prediction = torch.zeros(3, dtype=torch.long)
+        return SimpleNamespace(
+            x=flat, x_adv=x_adv, prediction=prediction, prediction_adv=torch.tensor([1, 1, 0])
+        )
+
+    monkeypatch.setattr(rt, "attacked", attacked)
+    monkeypatch.setattr(rt, "robust", lambda run, kind: {"pgd": "robust"}[kind])
+    row = rt.needed(smoke, ["004.ddn"], ["pgd_net"]).iloc[0]
+    assert row["l2"] == 3 and row["l2_classifier"] == 1.5  # of those that were fooled
+    assert row["fooled"] == pytest.approx(2 / 3) and row["n"] == 3

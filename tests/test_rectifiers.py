@@ -4,6 +4,7 @@ total variation against an independent solver, and the contract that all of them
 
 import functools
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -346,7 +347,10 @@ def test_the_contract(name, channels):
     assert torch.equal(out, x) == (name == "none")
     assert torch.equal(rectify(x, index=index, seed=2), out)
     assert torch.equal(rectify(x.clone().requires_grad_(), index=index, seed=2), out)
-    assert rectify(x[:0]).shape == (0, channels, 8, 7)
+    with warnings.catch_warnings():
+        if name in OF_GCD:  # torch: of no images there is no deviation
+            warnings.simplefilter("ignore")
+        assert rectify(x[:0]).shape == (0, channels, 8, 7)
     # another batch, in another order, in another memory format
     order = torch.tensor([4, 0, 3])
     part = x[order].contiguous(memory_format=torch.channels_last)

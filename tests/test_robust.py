@@ -11,7 +11,7 @@ from nbutils.attacks import ATTACKS
 from nbutils.models import robust as training
 from nbutils.models.contract import predict
 from nbutils.models.robust import AdversarialTraining
-from nbutils.steps.robust import KINDS, _copied, recipe
+from nbutils.steps.robust import KINDS, _copied, attacked, recipe
 from nbutils.store.artifacts import Parts
 from nbutils.store.fingerprints import key_of
 from tests.conftest import configure
@@ -30,7 +30,9 @@ def digits(tmp_path_factory):
 
 def trained(digits, how, seed=0, n=400, **more):
     model, images = copy.deepcopy(digits[0]).requires_grad_(True), digits[1].train[:n]
-    record = training.fit(model, images.x, images.y, how, index=images.index, seed=seed, **more)
+    record = training.fit(
+        model, images.x, images.y, how, attacked, index=images.index, seed=seed, **more
+    )
     return model, record
 
 
@@ -69,7 +71,7 @@ def test_it_trains_on_attacked_images_alone_in_their_ball_with_true_labels(
         seen.append([x, y, knobs["index"], exact(model, x, y, **knobs)])
         return seen[-1][-1]
 
-    monkeypatch.setitem(training.ATTACKS, how.attack, noted)
+    monkeypatch.setitem(ATTACKS, how.attack, noted)
     fed = []
     base = copy.deepcopy(digits[0])
     base.register_forward_pre_hook(
@@ -78,7 +80,7 @@ def test_it_trains_on_attacked_images_alone_in_their_ball_with_true_labels(
     images, was = digits[1].train[:60], digits[1].train[:60].y
     base.requires_grad_(True)
     before = key_of(digits[0].state_dict())
-    training.fit(base, images.x, images.y, how, index=images.index, seed=0)
+    training.fit(base, images.x, images.y, how, attacked, index=images.index, seed=0)
     assert key_of(digits[0].state_dict()) == before and not base.training
     by_index = {int(i): int(y) for i, y in zip(images.index, was, strict=True)}
     shares = []
@@ -102,7 +104,7 @@ def test_it_trains_on_attacked_images_alone_in_their_ball_with_true_labels(
 def test_a_perturbation_that_is_too_long_is_scaled_back(digits):
     images = digits[1].test[:40]
     x, how = images.pixels(), AdversarialTraining("ddn", 0.3, 10)
-    found = training.attacked(digits[0], x, images.y, how, images.index, 0)
+    found = attacked(digits[0], x, images.y, how, images.index, 0)
     free = ATTACKS["ddn"](digits[0], x, images.y, steps=10, index=images.index)
     sizes = [(x_adv - x).flatten(1).norm(dim=1) for x_adv in (found, free)]
     assert sizes[0].max() <= 0.3 + 1e-5 and sizes[1].max() > 0.3
@@ -112,7 +114,7 @@ def test_a_perturbation_that_is_too_long_is_scaled_back(digits):
     moved = (free - x)[~short] > 1e-3
     wanted = (0.3 / sizes[1][~short])[:, None, None, None].expand_as(ratio)
     assert torch.allclose(ratio[moved], wanted[moved], rtol=1e-3)
-    half = training.attacked(digits[0], x, images.y, how, images.index, 0, 0.5)
+    half = attacked(digits[0], x, images.y, how, images.index, 0, 0.5)
     assert (half - x).flatten(1).norm(dim=1).max() <= 0.15 + 1e-5
 
 
@@ -143,7 +145,7 @@ def test_the_same_seed_gives_the_same_weights_also_after_a_kill(digits, tmp_path
 def test_what_cannot_be_trained_is_said(digits, tmp_path, monkeypatch):
     x, y, index = torch.rand(4, 1, 28, 28), torch.zeros(4, dtype=torch.long), torch.arange(4)
     with pytest.raises(InputError, match="choose pgd or ddn"):
-        training.attacked(digits[0], x, y, AdversarialTraining("fgsm", 0.1, 1), index, 0)
+        attacked(digits[0], x, y, AdversarialTraining("fgsm", 0.1, 1), index, 0)
     run = configure(tmp_path)
     with pytest.raises(InputError, match="choose one of pgd, ddn"):
         steps.robust(run, "fgsm")

@@ -11,13 +11,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nbutils import InputError
-from nbutils.attacks import ATTACKS
-from nbutils.attacks.geometry import l2_norm
 from nbutils.data.images import to_float
 from nbutils.models import training
 from nbutils.store.artifacts import Parts
 from nbutils.store.fingerprints import key_of
 
+Attacked = Callable[..., torch.Tensor]
 JUDGED = 500  # held-back images, at most, whose accuracy under attack chooses the epoch
 
 
@@ -44,40 +43,12 @@ class AdversarialTraining:
     lr: float = 1e-3
 
 
-def attacked(
-    model: nn.Module,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    how: AdversarialTraining,
-    index: torch.Tensor,
-    seed: int,
-    share: float = 1.0,
-) -> torch.Tensor:
-    """Images (n,c,h,w) attacked away from their true labels, within `share` of the recipe's size.
-
-    The model is in eval mode meanwhile, and left as it was.
-    """
-    size, was = how.size * share, model.training
-    knobs = {"steps": how.steps, "index": index, "seed": seed}
-    if how.attack == "pgd":
-        knobs |= {"eps": size, "step": how.step * size}
-    elif how.attack != "ddn":
-        raise InputError(f"Adversarial training with {how.attack!r} is unknown: choose pgd or ddn.")
-    model.eval()
-    x_adv = ATTACKS[how.attack](model, x, y, **knobs)
-    model.train(was)
-    if how.attack == "pgd":
-        return x_adv
-    delta = x_adv - x
-    longer = l2_norm(delta).clamp_min(1e-12)
-    return x + delta * (size / longer).clamp(max=1)
-
-
 def fit(
     model: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
     how: AdversarialTraining,
+    attacked: Attacked,
     *,
     index: torch.Tensor,
     seed: int,
@@ -90,6 +61,8 @@ def fit(
     Differs from the papers: it starts from the weights that the model has, and takes few epochs.
 
     Args:
+        attacked: what makes attacked images of clean ones, by the recipe: (model, x, y, how, index,
+            seed, share of the size) -> x_adv.
         x: (n,c,h,w), uint8 or float in [0,1]. y: (n,) int64. index: (n,) the images' numbers.
         parts: where checkpoints go; a killed run continues from the last one and ends with the same
             weights.
@@ -115,12 +88,12 @@ def fit(
     for epoch in progress(range(first, how.epochs)):
         share = min(1.0, (epoch + 1) / (how.warm + 1))
         use = seed * 100_003 + epoch
-        losses.append(_epoch(model, stepping, x, y, kept, how, index, use, share))
+        losses.append(_epoch(model, stepping, x, y, kept, how, attacked, index, use, share))
         if not np.isfinite(losses[-1]):
             raise InputError(
                 f"Adversarial training diverged in epoch {epoch + 1}: lower its rate {how.lr}."
             )
-        x_adv = attacked(model, to_float(x[held]), y[held], how, index[held], seed)
+        x_adv = attacked(model, to_float(x[held]), y[held], how, index[held], seed, 1.0)
         right = (_logits(model, x_adv).argmax(1) == y[held]).double().mean().item()
         accuracies.append(right)
         if share == 1 or epoch + 1 == how.epochs:  # an epoch under less than the size is no rival
@@ -148,6 +121,7 @@ def _epoch(
     y: torch.Tensor,
     kept: torch.Tensor,
     how: AdversarialTraining,
+    attacked: Attacked,
     index: torch.Tensor,
     seed: int,
     share: float,

@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from nbutils.evaluation import papers
+from nbutils.evaluation.distances import sizes
 from nbutils.evaluation.intervals import interval, resamples, wilson
 from nbutils.evaluation.tables import frame
 from nbutils.steps import tables
@@ -17,6 +18,7 @@ from nbutils.steps.detection_tables import of_paper_004
 from nbutils.steps.detector import detector
 from nbutils.steps.evaluation import evaluation
 from nbutils.steps.recovery import DEFENCES, ORDERS, SHARES, Recovered, attacked, recovery, removal
+from nbutils.steps.robust import robust
 from nbutils.steps.run import Run
 
 PAPER_DEFENCES = {  # paper 004's names, and ours
@@ -89,6 +91,7 @@ OPTIMUM = (
     "n",
     "seeds",
 )
+NEEDED = ("method", "attack", "fooled", "l2", "l2_classifier", "n")
 UNSEEN = ("fitted_on", "tested_on", "accuracy", "low", "high", "n")
 PIPELINE = (
     "attack",
@@ -379,6 +382,29 @@ def variants(
                 key = {"attack": attack, "mask": mask, "tuned": reader == "tuned"}
                 rows.append({**key, **_accuracies(run, found)})
     return frame(rows, FACTORS)
+
+
+def needed(run: Run, attacks: Sequence[str], defences: Sequence[str]) -> pd.DataFrame:
+    """How large an attack on a defence's own network is beside the same attack on the classifier:
+    columns of NEEDED.
+
+    An attack without a budget fools any network at some size, so the size is what robustness is.
+    `l2`, `l2_classifier`: mean L2 sizes over the images that each of the two attacks fooled.
+    """
+    rows = []
+    for defence in defences:
+        for attack in attacks:
+            found = {}
+            for name, of in (
+                ("l2", robust(run, DEFENCES[defence][1])),
+                ("l2_classifier", None),
+            ):
+                pairs = attacked(run, attack, of)
+                won = pairs.prediction_adv != pairs.prediction
+                found[name] = sizes(pairs.x, pairs.x_adv)["l2"][won].mean().item()
+                found.setdefault("fooled", won.double().mean().item())
+            rows.append({"method": defence, "attack": attack, **found, "n": len(pairs.x)})
+    return frame(rows, NEEDED)
 
 
 def unseen(run: Run, attacks: Sequence[str], *, guide: str = "gcd") -> pd.DataFrame:

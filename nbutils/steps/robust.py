@@ -11,6 +11,7 @@ from torch import nn
 
 from nbutils import InputError
 from nbutils.attacks import ATTACKS
+from nbutils.attacks.geometry import l2_norm
 from nbutils.attacks.settings import settings_for
 from nbutils.data.images import Dataset
 from nbutils.models import contract
@@ -106,6 +107,35 @@ def _copied(model: nn.Module) -> nn.Module:
     return made
 
 
+def attacked(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    how: AdversarialTraining,
+    index: torch.Tensor,
+    seed: int,
+    share: float = 1.0,
+) -> torch.Tensor:
+    """Images (n,c,h,w) attacked away from their true labels, within `share` of the recipe's size.
+
+    The model is in eval mode meanwhile, and left as it was.
+    """
+    size, was = how.size * share, model.training
+    knobs = {"steps": how.steps, "index": index, "seed": seed}
+    if how.attack == "pgd":
+        knobs |= {"eps": size, "step": how.step * size}
+    elif how.attack != "ddn":
+        raise InputError(f"Adversarial training with {how.attack!r} is unknown: choose pgd or ddn.")
+    model.eval()
+    x_adv = ATTACKS[how.attack](model, x, y, **knobs)
+    model.train(was)
+    if how.attack == "pgd":
+        return x_adv
+    delta = x_adv - x
+    longer = l2_norm(delta).clamp_min(1e-12)
+    return x + delta * (size / longer).clamp(max=1)
+
+
 def make_robust(
     parts: Parts,
     *,
@@ -134,6 +164,7 @@ def make_robust(
         images.x,
         images.y,
         own,
+        attacked,
         index=images.index,
         seed=seed,
         parts=parts,
