@@ -353,6 +353,7 @@ def contributions(
         ("guided mask, tuned", "random mask, tuned"): (("gcd", "tuned"), ("gcd_random", "tuned")),
         ("guided mask, tuned", "no mask, tuned"): (("gcd", "tuned"), ("none", "tuned")),
         ("guided mask, tuned", "guided mask"): (("gcd", "tuned"), ("gcd", "base")),
+        ("no mask, tuned", "no mask"): (("none", "tuned"), ("none", "base")),
         ("guided mask", "random mask"): (("gcd", "base"), ("gcd_random", "base")),
         ("guided mask", "no mask"): (("gcd", "base"), ("none", "base")),
     }
