@@ -438,7 +438,7 @@ def test_an_interval_of_several_seeds_is_wider_than_one_of_as_many_images():
     several = rt._mean(apart, 0, "accuracy")
     assert one["high"] - one["low"] == pytest.approx(0.138, abs=0.003)
     assert several["accuracy"] == 0.5 and several["high"] - several["low"] > 0.5
-    shift = rt._mean(torch.stack([same, same]) - same, 0, "difference")
+    shift = rt._difference(torch.stack([same, same]) - same, 0)
     assert shift["low"] == shift["high"] == 0
 
 

@@ -11,7 +11,8 @@ from nbutils.attacks import ATTACKS
 from nbutils.models import robust as training
 from nbutils.models.contract import predict
 from nbutils.models.robust import AdversarialTraining
-from nbutils.steps.robust import KINDS, _copied, attacked, recipe
+from nbutils.steps.classifier import copied
+from nbutils.steps.robust import KINDS, attacked, recipe
 from nbutils.store.artifacts import Parts
 from nbutils.store.fingerprints import key_of
 from tests.conftest import configure
@@ -97,7 +98,8 @@ def test_it_trains_on_attacked_images_alone_in_their_ball_with_true_labels(
             sizes = [(x_fed - e[0]).flatten(1).norm(dim=1).max().item() for e in sources]
         shares.append(min(sizes) / how.size)
     assert max(shares) <= 1 + 1e-5 and shares[0] <= 0.5 + 1e-5  # half of the size at first
-    assert max(shares) > 0.55 or how.attack == "ddn"
+    # a net on clean images would be fed nothing that has moved
+    assert max(shares) > (0.55 if how.attack == "pgd" else 0.05)
     assert sum(len(x_fed) for x_fed in fed) == 54 * how.epochs  # six of the sixty are held back
 
 
@@ -150,14 +152,14 @@ def test_what_cannot_be_trained_is_said(digits, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="choose one of pgd, ddn"):
         steps.robust(run, "fgsm")
     with pytest.raises(InputError, match="no parameters"):
-        _copied(nn.Flatten())
+        copied(nn.Flatten())
 
     class Fixed(nn.Module):
         def __deepcopy__(self, memo):
             raise RuntimeError("a handle")
 
     with pytest.raises(InputError, match=r"cannot be copied \(a handle\)"):
-        _copied(Fixed())
+        copied(Fixed())
     monkeypatch.setattr(training, "fit", lambda *a, **k: {"collapsed": True})
     with pytest.raises(InputError, match="one answer for every image"):
         steps.robust(run, "pgd")

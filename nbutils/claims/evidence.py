@@ -1,6 +1,6 @@
 """A run's published tables, and what claims read from them: rows, admission, intervals."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from nbutils.claims.rule import CEILING, FALLS, LEAST_FOOLED, NOT_RUN, SURVIVES, Cell
@@ -107,6 +107,16 @@ def noise_control(rows: list[Row]) -> tuple[str, str]:
         return NOT_RUN, ""
     said = f"noise of the attack's size flagged {noise:.2f}, the attack {attack:.2f}"
     return (FALLS if noise >= attack / 2 else SURVIVES), said
+
+
+def half_passed(passed: Sequence[bool]) -> str:
+    """What a control says that must be passed in half of the comparisons."""
+    return NOT_RUN if not passed else SURVIVES if mean(passed) >= 0.5 else FALLS
+
+
+def half_explained(explained: Sequence[bool]) -> str:
+    """What a control says that overturns a claim where it explains half of the comparisons."""
+    return NOT_RUN if not explained else FALLS if mean(explained) >= 0.5 else SURVIVES
 
 
 def told(values: dict[str, float], form: str = ".2f") -> str:

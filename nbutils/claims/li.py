@@ -15,6 +15,8 @@ from nbutils.claims.evidence import (
     cell,
     collapsed,
     few_fooled,
+    half_explained,
+    half_passed,
     interval_of,
     mean,
     noise_control,
@@ -62,7 +64,7 @@ def sensitivity_grows_at_border(run: Published) -> Evidence:
     said = f"1 - p follows Dist_z as closely on {sum(as_close)} of {len(as_close)} kinds of images"
     pairs = zip(("||G||", "1 - p"), zip(*ranks, strict=True), strict=False)
     said += "".join(f", {name} {mean(values):+.2f}" for name, values in pairs)
-    return Evidence(cells, ALL, _unless(as_close), said)
+    return Evidence(cells, ALL, half_explained(as_close), said)
 
 
 def l2_is_different(run: Published) -> Evidence:
@@ -106,7 +108,7 @@ def norm_is_enough(run: Published) -> Evidence:
         if not cells[-1].refused and all(simple):
             beaten.append(all(low > 0 for _, low, _ in simple))
     said = f"DET_IS beats 1 - p and the margin on {sum(beaten)} of {len(beaten)} attacks"
-    return Evidence(cells, ALL, _where(beaten), said)
+    return Evidence(cells, ALL, half_passed(beaten), said)
 
 
 def linf_in_pixels_alone(run: Published) -> Evidence:
@@ -203,7 +205,7 @@ def entropy_keeps_better_half(run: Published) -> Evidence:
         if any(leads):
             beaten.append(all(lead[1] > 0 for lead in leads if lead))
     said = f"beats every other rule on {sum(beaten)} of {len(beaten)} attacks"
-    return Evidence(cells, ALL, _where(beaten), said)
+    return Evidence(cells, ALL, half_passed(beaten), said)
 
 
 def gcd_beats_rivals(run: Published) -> Evidence:
@@ -230,7 +232,7 @@ def gcd_beats_rivals(run: Published) -> Evidence:
         if row and not _few(run, attack):
             large += _unseen_leads(run, row["detector"], attack)
     said = f"at equal supervision it leads by {LARGE} in {sum(large)} of {len(large)} comparisons"
-    return Evidence(cells, ALL, _where(large), said)
+    return Evidence(cells, ALL, half_passed(large), said)
 
 
 def beats_trivial_scalars(run: Published) -> Evidence:
@@ -256,7 +258,7 @@ def beats_trivial_scalars(run: Published) -> Evidence:
         if not cells[-1].refused and either and _auroc(own):
             beaten.append(own["auroc"] > max(max(value, 1 - value) for value in either))
     said = f"beats every scalar read either way in {sum(beaten)} of {len(beaten)} comparisons"
-    return Evidence(cells, ALL, _where(beaten), said)
+    return Evidence(cells, ALL, half_passed(beaten), said)
 
 
 def _kind(attack: str) -> str:
@@ -341,16 +343,6 @@ def _cell(
     refused = refused or ("" if found else UNMEASURED)
     place = found or (0.0, -1.0, 1.0)
     return cell(name, place, row.get("n", 0), refused=refused, **(edge or {}))
-
-
-def _where(passed: Sequence[bool]) -> str:
-    """What a control says that must be passed in half of the comparisons."""
-    return NOT_RUN if not passed else SURVIVES if mean(passed) >= 0.5 else FALLS
-
-
-def _unless(explained: Sequence[bool]) -> str:
-    """What a control says that overturns a claim where it explains half of the comparisons."""
-    return NOT_RUN if not explained else FALLS if mean(explained) >= 0.5 else SURVIVES
 
 
 def _pushed(run: Published) -> tuple[str, str]:

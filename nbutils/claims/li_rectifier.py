@@ -1,7 +1,7 @@
 """Paper 004's claims on recovery: the detector's gradient, the rectifier, its masking rate."""
 
-from nbutils.claims.evidence import Published, Row, cell, few_fooled, mean
-from nbutils.claims.rule import FALLS, NOT_RUN, SURVIVES, Cell, Evidence
+from nbutils.claims.evidence import Published, Row, cell, few_fooled, half_explained, mean
+from nbutils.claims.rule import FALLS, SURVIVES, Cell, Evidence
 
 ALL = ("mnist", "cifar10", "imagenet_subset")
 RIVALS = ("pixel_defend", "total_variation", "pgd_net", "ddn_net")
@@ -28,10 +28,9 @@ def gradient_marks_pixels(run: Published) -> Evidence:
             other += [] if lead is None else [lead <= 0]
         kept = run.row("09", "removed", order="detector", images="clean", **place)
         clean += [kept["misread"]] if kept else []
-    control = NOT_RUN if not other else FALLS if mean(other) >= 0.5 else SURVIVES
     said = f"another gradient does as well in {sum(other)} of {len(other)} comparisons"
     said += f"; of the same images, clean, {mean(clean):.2f} are then misread" if clean else ""
-    return Evidence(cells, ALL, control, said if other else "")
+    return Evidence(cells, ALL, half_explained(other), said if other else "")
 
 
 def rectifier_beats_rivals(run: Published) -> Evidence:
@@ -51,14 +50,17 @@ def rectifier_beats_rivals(run: Published) -> Evidence:
         elif row["rival"] in TRIVIAL and not _few(run, row["attack"]):
             trivial.setdefault(row["rival"], []).append(row["difference"] <= 0)
     adds = {
-        f"a {rival}": mean(
+        name: mean(
             row["difference"]
-            for row in run.rows("09", "contributions", defence="guided mask, tuned")
-            if row["rival"] == f"{rival}, tuned" and not _few(run, row["attack"])
+            for row in run.rows("09", "contributions", defence="guided mask, tuned", rival=rival)
+            if not _few(run, row["attack"])
         )
-        for rival in ("random mask", "no mask")
+        for name, rival in (
+            ("a random mask", "random mask, tuned"),
+            ("no mask", "no mask, tuned"),
+        )
     }
-    adds = {name.replace("a no", "no"): value for name, value in adds.items() if value == value}
+    adds = {name: value for name, value in adds.items() if value == value}
     as_well = {name: mean(found) for name, found in trivial.items()}
     if not adds:
         return Evidence(cells, ALL)
@@ -82,9 +84,8 @@ def inner_rate_is_best(run: Published) -> Evidence:
         cells.append(_cell(f"{row['attack']} {row['reading']}", row, run))
         if not cells[-1].refused:
             random.append(row["over_random"] <= 0)
-    control = NOT_RUN if not random else FALLS if mean(random) >= 0.5 else SURVIVES
     said = f"a random mask of the same area does as well in {sum(random)} of {len(random)}"
-    return Evidence(cells, ALL, control, said if random else "")
+    return Evidence(cells, ALL, half_explained(random), said if random else "")
 
 
 def _cell(name: str, row: Row, run: Published | None = None) -> Cell:

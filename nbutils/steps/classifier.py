@@ -2,6 +2,7 @@
 here.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +45,40 @@ class Classifier:
     def test_logits(self) -> torch.Tensor:
         """(n,k) of all test images."""
         return self.artifact.tensors["test_logits"]
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A network that was trained on from the classifier, with its record."""
+
+    model: nn.Module
+    record: dict
+    artifact: Artifact
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy that can be trained on.
+
+    Raises:
+        InputError: the model cannot be copied, or holds nothing to train.
+    """
+    try:
+        made = copy.deepcopy(model)
+    except Exception as error:
+        raise InputError(
+            f"The classifier cannot be copied ({error}), so no other can be trained from it."
+        ) from error
+    if not [*made.parameters()]:
+        raise InputError("The classifier holds no parameters: there is nothing to train.")
+    return made
+
+
+def derived(run: Run, artifact: Artifact) -> Derived:
+    """The classifier with the weights of this artifact, ready to be read."""
+    model = copied(classifier(run).model)
+    model.load_state_dict(artifact.tensors)
+    model = model.to(run.device).eval().requires_grad_(False)
+    return Derived(model, artifact.record, artifact)
 
 
 def classifier(run: Run) -> Classifier:

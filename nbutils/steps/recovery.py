@@ -15,7 +15,7 @@ from nbutils.rectifiers.trivial import runner_up
 from nbutils.saliency.gradients import sensitivity_factors
 from nbutils.steps.adversarial import MIXED, AdversarialSet, Victim, adversarial
 from nbutils.steps.classifier import classifier
-from nbutils.steps.density import density
+from nbutils.steps.density import Density, density
 from nbutils.steps.rectifier import (
     alpha_of,
     draw_seed,
@@ -43,7 +43,6 @@ DEFENCES = {
     "median": ("median", "base"),
     "noise": ("noise", "base"),
 }
-DRAWN = ("gcd", "gcd_share", "gcd_random", "gcd_share_random", "gcd_to_image", "noise")
 READERS = ("base", "runner_up", "tuned", "pgd", "ddn")
 SHARES = (0.0, 0.05, 0.1)  # of the pixels, paper 004's table 1
 # What orders the pixels that are blanked: the detector's gradient, its reverse, that of another
@@ -128,8 +127,9 @@ def _recovery(
         network = robust(run, reader)
     pairs = attacked(run, attack, network if itself else None)
     detector, artifact = guide_of(run, rectifier, guide, known, repetition)
-    likelihood = density(run) if rectifier.startswith("pixel_defend") else None
+    likelihood = _likelihood(run, rectifier)
     alpha = alpha_of(run, known) if alpha is None else alpha
+    drawn = needs_guide(rectifier) or rectifier == "noise"
     words = [rectifier, *([f"{alpha:g}", known, guide] if artifact else []), reader]
     words += [tuned_as or rectifier, known] if reader == "tuned" else []
     words += ["itself"] if itself else []
@@ -150,7 +150,7 @@ def _recovery(
             "reader": reader,
             "alpha": alpha if artifact else None,
             "n": len(pairs.x),
-            "draws": run.preset["rectifier_draws"] if rectifier in DRAWN else 1,
+            "draws": run.preset["rectifier_draws"] if drawn else 1,
             "seed": run.seed,
             "repetition": repetition,
         },
@@ -180,11 +180,16 @@ def picture(
     """What a rectifier makes of these attacked images, numbered by `rows`, in its first draw."""
     pairs = attacked(run, attack)
     detector, artifact = guide_of(run, rectifier, guide, attack, 0)
-    likelihood = density(run).model if rectifier.startswith("pixel_defend") else None
+    likelihood = _likelihood(run, rectifier)
     content, alpha = (artifact.content if artifact else ""), alpha_of(run, attack)
     shown, one = pairs.x_adv[rows], draw_seed(run.seed, 0, 0)
     given = (rectifier, detector, content, alpha, shown, pairs.index[rows], one)
-    return rectified(run.memory, *given, through=likelihood)
+    return rectified(run.memory, *given, through=likelihood.model if likelihood else None)
+
+
+def _likelihood(run: Run, rectifier: str) -> Density | None:
+    """The density that a rectifier reads images through; None where it needs none."""
+    return density(run) if rectifier.startswith("pixel_defend") else None
 
 
 def make_recovery(

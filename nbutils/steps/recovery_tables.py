@@ -2,7 +2,7 @@
 could overturn it. Tidy data frames, as those of `steps.tables`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from nbutils.evaluation.intervals import interval, resamples, wilson
 from nbutils.evaluation.tables import frame
 from nbutils.steps import tables
 from nbutils.steps.adversarial import setting_of
+from nbutils.steps.classifier import Derived
 from nbutils.steps.detection_tables import of_paper_004
 from nbutils.steps.detector import detector
 from nbutils.steps.evaluation import evaluation
@@ -115,7 +116,9 @@ def guide_for(run: Run, attacks: Sequence[str]) -> str:
     return "gcd_cured" if any(record["collapsed"] for record in records) else "gcd"
 
 
-def removed(run: Run, attacks: Sequence[str], *, guide: str = "gcd", seeds: int = 1):
+def removed(
+    run: Run, attacks: Sequence[str], *, guide: str = "gcd", seeds: int = 1
+) -> pd.DataFrame:
     """Table 1 of paper 004, with what could explain it: pixels blanked in each of ORDERS, on images
     that fooled the classifier and on the same images, clean. Columns of REMOVED.
 
@@ -144,7 +147,7 @@ def removed_leads(
             for rival in ORDERS[1:]:
                 own, other = (found[o, share, "attacked"].double() for o in ("detector", rival))
                 key = {"attack": attack, "removed_percent": round(100 * share), "rival": rival}
-                told = _mean(other - own, run.seed, "difference")
+                told = _difference(other - own, run.seed)
                 rows.append({**key, **told, "seeds": seeds})
     return frame(rows, REMOVED_LEADS)
 
@@ -250,7 +253,7 @@ def leads(
             if rival == defence:
                 continue
             other = _defended(run, rival, attack, guide).right
-            told = _mean((own - other)[None], run.seed, "difference")
+            told = _difference((own - other)[None], run.seed)
             key = {"attack": attack, "defence": defence, "rival": rival}
             rows.append({**key, **told, "seeds": 1})
     return frame(rows, LEADS)
@@ -271,15 +274,9 @@ def rates(
     The tuned classifier is the one that was tuned at the paper's alpha.
     """
     rows = []
-    for attack in attacks:
-        for reading, guided in (("range", "gcd"), ("share", "gcd_share")):
-            for mask, rectifier in (("guided", guided), ("random", f"{guided}_random")):
-                for reader in ("base", "tuned"):
-                    for alpha in alphas:
-                        given = {"guide": guide, "alpha": alpha, "tuned_as": "gcd"}
-                        found = _several(run, rectifier, reader, attack, seeds, **given)
-                        key = {"reading": reading, "alpha": alpha, "mask": mask, "reader": reader}
-                        rows.append({**_aim(run, attack), **key, **_accuracies(run, found)})
+    for key, found in _swept(run, attacks, guide, alphas, seeds):
+        for alpha, several in found.items():
+            rows.append({**key, "alpha": alpha, **_accuracies(run, several)})
     return frame(rows, RATES)
 
 
@@ -297,28 +294,45 @@ def optimum(
 
     The inner alpha is chosen on the tested images, which favours the claim.
     """
+    swept = list(_swept(run, attacks, guide, alphas, seeds))
+    places = ("attack", "reading", "reader")
+    random = {
+        tuple(key[name] for name in places): found
+        for key, found in swept
+        if key["mask"] == "random"
+    }
     rows = []
+    for key, found in swept:
+        right = {alpha: _rights(several) for alpha, several in found.items()}
+        means = {alpha: one.mean().item() for alpha, one in right.items()}
+        best = max(alphas[1:-1], key=means.get)
+        end = max(alphas[0], alphas[-1], key=means.get)
+        other = _rights(random[tuple(key[name] for name in places)][best])
+        told = {
+            "best": best,
+            "area": _area(found[best]),
+            "over_random": (right[best] - other).mean().item(),
+            **_difference(right[best] - right[end], run.seed),
+        }
+        rows.append({**key, **told, "seeds": seeds})
+    return frame(rows, OPTIMUM)
+
+
+def _swept(
+    run: Run, attacks: Sequence[str], guide: str, alphas: Sequence[float], seeds: int
+) -> Iterator[tuple[dict, dict[float, list[Recovered]]]]:
+    """For each attack, reading of alpha, mask and reader what is recovered at each alpha."""
     for attack in attacks:
         for reading, guided in (("range", "gcd"), ("share", "gcd_share")):
             for mask, rectifier in (("guided", guided), ("random", f"{guided}_random")):
                 for reader in ("base", "tuned"):
+                    key = {"reading": reading, "mask": mask, "reader": reader}
                     given = {"guide": guide, "tuned_as": "gcd"}
                     found = {
                         alpha: _several(run, rectifier, reader, attack, seeds, alpha=alpha, **given)
                         for alpha in alphas
                     }
-                    right = {alpha: _rights(one) for alpha, one in found.items()}
-                    means = {alpha: one.mean().item() for alpha, one in right.items()}
-                    best = max(alphas[1:-1], key=means.get)
-                    end = max(alphas[0], alphas[-1], key=means.get)
-                    told = _mean(right[best] - right[end], run.seed, "difference")
-                    beside = f"{guided}_random"
-                    other = _several(run, beside, reader, attack, seeds, alpha=best, **given)
-                    key = {"reading": reading, "mask": mask, "reader": reader, "best": best}
-                    key["area"] = torch.stack([one.area for one in found[best]]).mean().item()
-                    key["over_random"] = (right[best] - _rights(other)).mean().item()
-                    rows.append({**_aim(run, attack), **key, **told, "seeds": seeds})
-    return frame(rows, OPTIMUM)
+                    yield {**_aim(run, attack), **key}, found
 
 
 def factors(
@@ -330,16 +344,8 @@ def factors(
 
     Detector and tuned classifiers are of one mixture of all the attacks.
     """
-    mixture, rows = MIXED.join(attacks), []
     masks = {"none": "none", "random": "gcd_random", "guided": "gcd"}
-    for attack in attacks:
-        for mask, rectifier in masks.items():
-            for reader in ("base", "tuned"):
-                given = {"guide": guide, "fitted_on": mixture}
-                found = _several(run, rectifier, reader, attack, seeds, **given)
-                key = {"attack": attack, "mask": mask, "tuned": reader == "tuned"}
-                rows.append({**key, **_accuracies(run, found)})
-    return frame(rows, FACTORS)
+    return _by_mask(run, attacks, masks, seeds, guide=guide, fitted_on=MIXED.join(attacks))
 
 
 def contributions(
@@ -361,7 +367,7 @@ def contributions(
         for (defence, rival), pair in sides.items():
             given = {"guide": guide, "fitted_on": mixture}
             own, other = (_several(run, *one, attack, seeds, **given) for one in pair)
-            told = _mean(_rights(own) - _rights(other), run.seed, "difference")
+            told = _difference(_rights(own) - _rights(other), run.seed)
             key = {"attack": attack, "defence": defence, "rival": rival}
             rows.append({**key, **told, "seeds": seeds})
     return frame(rows, LEADS)
@@ -374,11 +380,20 @@ def variants(
     to the image (double backpropagation), read by the classifier and by the one that was tuned with
     the first; columns of FACTORS.
     """
+    masks = {"to the map": "gcd", "to the image": "gcd_to_image"}
+    return _by_mask(run, attacks, masks, seeds, guide=guide, tuned_as="gcd")
+
+
+def _by_mask(
+    run: Run, attacks: Sequence[str], masks: Mapping[str, str], seeds: int, **given: str
+) -> pd.DataFrame:
+    """Rows of FACTORS: each attack with each of the rectifiers that `masks` names, read by the
+    classifier and by the tuned one.
+    """
     rows = []
     for attack in attacks:
-        for mask, rectifier in (("to the map", "gcd"), ("to the image", "gcd_to_image")):
+        for mask, rectifier in masks.items():
             for reader in ("base", "tuned"):
-                given = {"guide": guide, "tuned_as": "gcd"}
                 found = _several(run, rectifier, reader, attack, seeds, **given)
                 key = {"attack": attack, "mask": mask, "tuned": reader == "tuned"}
                 rows.append({**key, **_accuracies(run, found)})
@@ -394,18 +409,20 @@ def needed(run: Run, attacks: Sequence[str], defences: Sequence[str]) -> pd.Data
     """
     rows = []
     for defence in defences:
+        network = robust(run, DEFENCES[defence][1])
         for attack in attacks:
-            found = {}
-            for name, of in (
-                ("l2", robust(run, DEFENCES[defence][1])),
-                ("l2_classifier", None),
-            ):
-                pairs = attacked(run, attack, of)
-                won = pairs.prediction_adv != pairs.prediction
-                found[name] = sizes(pairs.x, pairs.x_adv)["l2"][won].mean().item()
-                found.setdefault("fooled", won.double().mean().item())
-            rows.append({"method": defence, "attack": attack, **found, "n": len(pairs.x)})
+            own, plain = (_needed(run, attack, of) for of in (network, None))
+            sides = {"fooled": own[0], "l2": own[1], "l2_classifier": plain[1], "n": own[2]}
+            rows.append({"method": defence, "attack": attack, **sides})
     return frame(rows, NEEDED)
+
+
+def _needed(run: Run, attack: str, of: Derived | None) -> tuple[float, float, int]:
+    """The share that an attack fooled, the mean L2 size of these, and of how many images."""
+    pairs = attacked(run, attack, of)
+    won = pairs.prediction_adv != pairs.prediction
+    size = sizes(pairs.x, pairs.x_adv)["l2"][won].mean().item()
+    return won.double().mean().item(), size, len(pairs.x)
 
 
 def unseen(run: Run, attacks: Sequence[str], *, guide: str = "gcd") -> pd.DataFrame:
@@ -477,31 +494,45 @@ def _aim(run: Run, attack: str) -> dict:
 def _accuracies(run: Run, found: Sequence[Recovered]) -> dict:
     """Accuracy over seeds and images, on clean images, and the mean area."""
     clean = torch.stack([one.right_clean for one in found]).mean().item()
-    area = torch.stack([one.area for one in found]).double().mean().item()
     told = _mean(_rights(found), run.seed, "accuracy")
-    return {**told, "accuracy_clean": clean, "area": area, "seeds": len(found)}
+    return {**told, "accuracy_clean": clean, "area": _area(found), "seeds": len(found)}
+
+
+def _area(found: Sequence[Recovered]) -> float:
+    return torch.stack([one.area for one in found]).double().mean().item()
 
 
 def _row(run: Run, attack: str, defence: str, found: Recovered) -> dict:
     told = _mean(found.right[None], run.seed, "accuracy")
     fooled = found.right[found.fooled]
     told["accuracy_fooled"] = fooled.mean().item() if len(fooled) else float("nan")
-    told["area"] = found.area.double().mean().item()
+    told["area"] = _area([found])
     return {**_aim(run, attack), "method": defence, **told, "seeds": 1}
 
 
 def _mean(values: torch.Tensor, seed: int, name: str) -> dict:
-    """The mean of (seeds,n) values of images, with an interval: Wilson's of the yes and no of one
+    """The mean of shares (seeds,n) of images, with an interval: Wilson's of the yes and no of one
     seed, else a bootstrap over seeds and images.
     """
-    values = values.double().cpu()
+    values = values.double()
+    n, value = values.shape[1], values.mean().item()
+    bounds = _bootstrap(values, seed)
+    if len(values) == 1 and bool(((values == 0) | (values == 1)).all()):
+        bounds = wilson(round(value * n), n)
+    return {name: value, "low": bounds[0], "high": bounds[1], "n": n}
+
+
+def _difference(values: torch.Tensor, seed: int) -> dict:
+    """The mean of differences (seeds,n) of images, with its bootstrap interval."""
+    low, high = _bootstrap(values.double(), seed)
+    told = {"difference": values.double().mean().item(), "low": low, "high": high}
+    return told | {"n": values.shape[1]}
+
+
+def _bootstrap(values: torch.Tensor, seed: int) -> tuple[float, float]:
+    """The interval of the mean of (seeds,n), over seeds and images."""
     seeds, n = values.shape
-    value = values.mean().item()
-    if name != "difference" and seeds == 1 and bool(((values == 0) | (values == 1)).all()):
-        low, high = wilson(round(value * n), n)
-    else:
-        images = resamples(n, seed)
-        rng = np.random.default_rng([seed, 14])
-        drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), len(images))
-        low, high = interval((drawn @ values.numpy() * images).sum(1) / (seeds * n))
-    return {name: value, "low": low, "high": high, "n": n}
+    images = resamples(n, seed)
+    rng = np.random.default_rng([seed, 14])
+    drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), len(images))
+    return interval((drawn @ values.numpy(force=True) * images).sum(1) / (seeds * n))

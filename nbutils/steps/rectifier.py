@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,7 +16,7 @@ from nbutils.models import contract, training
 from nbutils.models.training import Training
 from nbutils.rectifiers import RECTIFIERS, gcd
 from nbutils.steps.adversarial import AdversarialSet, adversarial, first_rows, setting_of
-from nbutils.steps.classifier import classifier
+from nbutils.steps.classifier import Derived, classifier, copied, derived
 from nbutils.steps.detector import fitted
 from nbutils.steps.run import Memory, Run
 from nbutils.store.artifacts import Artifact, Parts
@@ -25,15 +24,6 @@ from nbutils.store.fingerprints import key_of
 
 EPOCHS = 10  # passes over the masked images
 RATE = 1e-4  # of Adam's kind; `training` takes ten times it for SGD with momentum: 1e-3
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The tuned network, with its record."""
-
-    model: nn.Module
-    record: dict
-    artifact: Artifact
 
 
 def alpha_of(run: Run, attack: str) -> float:
@@ -55,7 +45,7 @@ def tuned(
     guide: str = "gcd",
     repetition: int = 0,
     alpha: float | None = None,
-) -> Tuned:
+) -> Derived:
     """The classifier, tuned with true labels on what a rectifier makes of the training images and
     of what `attack` made of them.
 
@@ -71,19 +61,17 @@ def tuned(
 
 def _tuned(
     run: Run, attack: str, rectifier: str, guide: str, repetition: int, alpha: float | None
-) -> Tuned:
+) -> Derived:
     base, pairs = classifier(run), adversarial(run, attack, "train")
     alpha = alpha_of(run, attack) if alpha is None else alpha
     detector, artifact = guide_of(run, rectifier, guide, attack, repetition)
-    if not [*base.model.parameters()]:
-        raise InputError("The classifier holds no parameters: there is nothing to tune.")
     named = [rectifier, *([guide, f"{alpha:g}"] if artifact else [])]
     made = run.step(
         "rectifier",
         "-".join([*named, pairs.artifact.path.name, str(repetition)]),
         make_tuned,
         {
-            "model": base.model,
+            "model": copied(base.model),
             "detector": detector,
             "content": artifact.content if artifact else "",
             "pairs": pairs,
@@ -103,10 +91,7 @@ def _tuned(
         parents={"pairs": pairs.artifact, "classifier": base.artifact}
         | ({"guide": artifact} if artifact else {}),
     )
-    model = copy.deepcopy(base.model)
-    state = {k: v for k, v in made.tensors.items() if k != "test_logits"}
-    model.load_state_dict(state)
-    return Tuned(model.to(run.device).eval().requires_grad_(False), made.record, made)
+    return derived(run, made)
 
 
 def guide_of(

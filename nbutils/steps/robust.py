@@ -1,9 +1,8 @@
 """The run's classifier, trained on against attacks: the robust networks of paper 004's table 5."""
 
-import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 
 import torch
@@ -17,9 +16,16 @@ from nbutils.data.images import Dataset
 from nbutils.models import contract
 from nbutils.models import robust as training
 from nbutils.models.robust import AdversarialTraining
-from nbutils.steps.classifier import as_committed, classifier, committed_network
+from nbutils.steps.classifier import (
+    Derived,
+    as_committed,
+    classifier,
+    committed_network,
+    copied,
+    derived,
+)
 from nbutils.steps.run import Run
-from nbutils.store.artifacts import Artifact, Parts
+from nbutils.store.artifacts import Parts
 from nbutils.store.fingerprints import key_of
 
 KINDS = ("pgd", "ddn")
@@ -29,29 +35,21 @@ MADRY = 0.3  # paper's own size on grey pictures; others as in the attacks' sett
 RONY = {1: (2.4, 784), 3: (1.0, 3072)}  # by channels: the l2 size, and of how many values
 
 
-@dataclass(frozen=True)
-class Robust:
-    """A robust network with its record: `accuracy` on the `n` clean test images, `accuracy_pgd` on
-    `n_pgd` of them under PGD, and the plain classifier's beside it (`plain`, `plain_pgd`).
-    """
-
-    model: nn.Module
-    record: dict
-    artifact: Artifact
-
-
-def robust(run: Run, kind: str) -> Robust:
+def robust(run: Run, kind: str) -> Derived:
     """The classifier of this run, trained on against PGD ("pgd", Madry et al. 2018) or DDN ("ddn",
     Rony et al. 2019): the committed one, else trained here.
+
+    Returns:
+        in its record `accuracy` on the `n` clean test images, `accuracy_pgd` on `n_pgd` of them
+        under PGD, and the plain classifier's beside it (`plain`, `plain_pgd`).
     """
     return run.memory.once(("robust", kind), _robust, run, kind)
 
 
-def _robust(run: Run, kind: str) -> Robust:
+def _robust(run: Run, kind: str) -> Derived:
     if kind not in KINDS:
         raise InputError(f"Robust network {kind!r} is unknown: choose one of {', '.join(KINDS)}.")
     base, how = classifier(run), recipe(run, kind)
-    model = _copied(base.model)
     settings = {"kind": kind, "seed": run.seed, "train": run.preset["robust_train"]}
     settings["how"] = asdict(how)
     known = {"data": run.data_key, "classifier": key_of(base.model.state_dict())}
@@ -62,7 +60,7 @@ def _robust(run: Run, kind: str) -> Robust:
         kind,
         make_robust,
         {
-            "model": model,
+            "model": copied(base.model),
             "base": base.model,
             "data": run.data,
             "eps": settings_for(run.data.name)["004.pgd"]["eps"],
@@ -73,9 +71,7 @@ def _robust(run: Run, kind: str) -> Robust:
         known=known,
         parents={"classifier": base.artifact},
     )
-    model = _copied(base.model)
-    model.load_state_dict(made.tensors)
-    return Robust(model.to(run.device).eval().requires_grad_(False), made.record, made)
+    return derived(run, made)
 
 
 def recipe(run: Run, kind: str) -> AdversarialTraining:
@@ -93,18 +89,6 @@ def recipe(run: Run, kind: str) -> AdversarialTraining:
     if run.parameters["PRESET"] == "paper" and channels == 1:
         eps = MADRY
     return AdversarialTraining("pgd", eps, preset["robust_steps"], **common)
-
-
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        made = copy.deepcopy(model)
-    except Exception as error:
-        raise InputError(
-            f"The classifier cannot be copied ({error}), so no robust one can be trained from it."
-        ) from error
-    if not [*made.parameters()]:
-        raise InputError("The classifier holds no parameters: there is nothing to train.")
-    return made
 
 
 def attacked(
