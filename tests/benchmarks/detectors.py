@@ -7,11 +7,9 @@ passes are the same forward and backward passes on the same batches, or up to th
 nothing else. Results: OUT/bench/detectors.{json,md}.
 """
 
-import argparse
-import json
 from dataclasses import replace
-from pathlib import Path
 
+import pages
 import torch
 
 from nbutils.attacks import cost
@@ -134,27 +132,12 @@ HEAD = (
 )
 
 
-def table(rows):
-    def line(cells):
-        return (
-            "| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells) + " |"
-        )
-
-    lines = [line(row.get(name, "") for name in HEAD) for row in rows]
-    return "\n".join([line(HEAD), "|" + "---|" * len(HEAD), *lines]) + "\n"
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = pages.options(__doc__, repeats=5)
     parser.add_argument("--nets", default=",".join(NETS))
-    parser.add_argument("--out", default="runs")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
     here = {"OUT": chosen.out, "DEVICE": chosen.device, "THREADS": chosen.threads}
-    rows, folder = [], Path(chosen.out) / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
     for net in chosen.nets.split(","):
         dataset, n = NETS[net]
         run = configure("02_attacks", {**DEFAULTS, "DATASET": dataset, "PRESET": "quick", **here})
@@ -165,13 +148,8 @@ def main():
         images = run.data.test[:n]
         search = replace(SEARCHES[dataset], cap_untargeted=QUICK_CAP)
         for row in rows_of(net, model, images.pixels(), images.y, search, chosen.repeats):
-            rows.append(row)
-            print(table([row]).splitlines()[-1], flush=True)
-    record = {"torch": torch.__version__, "device": str(run.device), "rows": rows}
-    record["threads"] = torch.get_num_threads()
-    (folder / "detectors.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    (folder / "detectors.md").write_text(table(rows), encoding="utf-8")
-    print(f"{folder}/detectors.json and .md")
+            pages.shown(rows, row, HEAD)
+    pages.write(chosen.out, "detectors", rows, HEAD, run.device)
 
 
 if __name__ == "__main__":

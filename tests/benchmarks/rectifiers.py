@@ -8,13 +8,10 @@ levels: in float64, in which the walk computes, and in float32, in which nobody 
 levels from a window. Each pair takes turns; medians. Results: OUT/bench/rectifiers.{json,md}.
 """
 
-import argparse
 import copy
-import json
 from functools import partial
-from pathlib import Path
 
-import torch
+import pages
 
 from nbutils import steps
 from nbutils.attacks import cost
@@ -64,41 +61,21 @@ def rows_of(dataset, density, x, repeats, compared):
         yield {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in found.items()}
 
 
-def table(rows):
-    def line(cells):
-        return (
-            "| " + " | ".join(f"{c:.3g}" if isinstance(c, float) else str(c) for c in cells) + " |"
-        )
-
-    lines = [line(row.get(name, "") for name in HEAD) for row in rows]
-    return "\n".join([line(HEAD), "|" + "---|" * len(HEAD), *lines]) + "\n"
-
-
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = pages.options(__doc__, repeats=3)
     parser.add_argument("--datasets", default="digits,mnist,cifar10")
     parser.add_argument("--n", type=int, default=32, help="images in a batch")
-    parser.add_argument("--out", default="runs")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: all)")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compared", type=int, default=10, help="side of what both ways walk")
     chosen = parser.parse_args(arguments)
     here = {"OUT": chosen.out, "DEVICE": chosen.device, "THREADS": chosen.threads}
-    rows, folder = [], Path(chosen.out) / "bench"
-    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
     for dataset in chosen.datasets.split(","):
         run = configure("02_attacks", {**DEFAULTS, "DATASET": dataset, "PRESET": "quick", **here})
         x = run.data.test[: chosen.n].pixels()
         density = steps.density(run).model
         for row in rows_of(dataset, density, x, chosen.repeats, chosen.compared):
-            rows.append(row)
-            print(table([row]).splitlines()[-1], flush=True)
-    record = {"torch": torch.__version__, "device": str(run.device), "rows": rows}
-    record["threads"] = torch.get_num_threads()
-    (folder / "rectifiers.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    (folder / "rectifiers.md").write_text(table(rows), encoding="utf-8")
-    print(f"{folder}/rectifiers.json and .md")
+            pages.shown(rows, row, HEAD)
+    pages.write(chosen.out, "rectifiers", rows, HEAD, run.device)
 
 
 if __name__ == "__main__":
