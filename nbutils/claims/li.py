@@ -59,7 +59,7 @@ def sensitivity_grows_at_border(run: Published) -> Evidence:
         cells.append(cell(images, found or (0.0, -1.0, 1.0), n, **edge))
         other = run.row("07", "distance", scalar="max_softmax", images=images).get("rank")
         if not refused and other is not None:
-            as_close.append(abs(other) >= -row["rank"] - 0.05)
+            as_close.append(-other >= -row["rank"] - 0.05)
             ranks.append((row["rank"], other))
     said = f"1 - p follows Dist_z as closely on {sum(as_close)} of {len(as_close)} kinds of images"
     pairs = zip(("||G||", "1 - p"), zip(*ranks, strict=True), strict=False)

@@ -95,7 +95,7 @@ def _fitted(
         return _combined(run, name, attack, repetition, variant, knobs)
     pairs = adversarial(run, attack, "train", **knobs)
     through = learned_saliency(run) if needed == "saliency" else None
-    settings = {**_recipe(run, name, variant), "seed": run.seed, "repetition": repetition}
+    settings = {**recipe_of(run, name, variant), "seed": run.seed, "repetition": repetition}
     starts = settings["architecture"] == base.record["architecture"] in PUBLISHED
     settings |= {"detector": name, "starts": starts}
     saliency = through.model if through else None
@@ -115,7 +115,7 @@ def _fitted(
         | ({"saliency": through.artifact} if through else {}),
     )
     made = _unfitted(name, base.model, pairs, saliency, run.seed)
-    return made.load(artifact.tensors, run.data.shape, _as_recipe(settings)), artifact
+    return made.load(artifact.tensors, run.data.shape, as_recipe(settings)), artifact
 
 
 def make_detector(
@@ -249,7 +249,7 @@ def _unfitted(
     return build(name, model, through)
 
 
-def _recipe(run: Run, name: str, variant: dict) -> dict:
+def recipe_of(run: Run, name: str, variant: dict) -> dict:
     """Architecture, width, epochs, batch and optimizer of a detector, the variant's before the
     preset's.
     """
@@ -272,7 +272,7 @@ def _recipe(run: Run, name: str, variant: dict) -> dict:
     return recipe
 
 
-def _as_recipe(settings: dict) -> Recipe:
+def as_recipe(settings: dict) -> Recipe:
     training = Training(settings["epochs"], settings["batch"], settings["optimizer"])
     return Recipe(settings["architecture"], training, settings["width"])
 
