@@ -47,7 +47,8 @@ class Pipeline(nn.Module):
         rows = flagged.nonzero().flatten()
         index = rows.cpu()  # the noise is the defender's own: drawn anew, not known by the image
         part = x[rows]
-        gradient = gcd.detector_gradient(self.held[0], part.detach())
+        with torch.enable_grad():
+            gradient = gcd.detector_gradient(self.held[0], part.detach())
         mask = gcd.above_range(gradient, self.alpha)
         several = []
         for draw in range(self.draws):

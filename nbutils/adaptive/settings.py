@@ -2,7 +2,8 @@
 
 A game is a list of attacks on the same images, each tried on those that none before it has won;
 of each image the best outcome is kept: by `keep` the misread one of the lowest score, or of the
-least L2 norm among those that pass. `fpr` says which threshold the attacker is handed.
+least L2 norm among those that pass. `fpr` says which threshold the attacker is handed (None: the
+detector's own); a `blind` one is handed no detector.
 """
 
 from nbutils.attacks.settings import GREY, PHOTOGRAPHS, settings_for
@@ -80,6 +81,23 @@ def games(dataset: str, values: int, *, steps: int, search_steps: int) -> dict[s
             "attacks": [{"attack": "alternating", "step": size["step_000"], "rounds": 5}],
             "keep": "score",
             "fpr": 0.05,
+        },
+        "alternating_own": {  # at the detector's own threshold, as printed
+            "attacks": [{"attack": "alternating", "step": size["step_000"], "rounds": 5}],
+            "keep": "score",
+            "fpr": None,
+        },
+        "imitated": {  # against an imitation, so with room for what it does not share
+            "attacks": [cw | {"form": "sum", "weight": WEIGHTS[0], "in_deviations": True}],
+            "keep": "l2",
+            "fpr": 0.2,
+        },
+        "mix": {
+            "attacks": [
+                {"attack": "mixed", "eps": size["eps"], "step": size["step"], "steps": steps}
+            ],
+            "keep": "score",
+            "fpr": 0.1,
         },
         "mixed": {
             "attacks": [

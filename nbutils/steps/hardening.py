@@ -53,7 +53,7 @@ def _refitted(
     pairs, base = adversarial(run, fitted_on, "train"), classifier(run)
     through = learned_saliency(run) if needs(name) == "saliency" else None
     saliency = through.model if through else None
-    settings = {**recipe_of(run, name), "seed": run.seed, "detector": name}
+    settings = {**recipe_of(run, name, {}), "seed": run.seed, "detector": name}
     step = budget(run.data.name, pairs.x[0].numel())["step_000"]
     artifact = run.step(
         "refitted",

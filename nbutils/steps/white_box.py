@@ -38,6 +38,7 @@ OF_GAME = (
     "targeted",
 )  # of an attack's entry, not knobs of it
 BASE = "004.pgd"  # whose test images, and labels to leave, all games share
+JUDGED_AT = 0.05  # false positives at which the least size is kept
 COMPARED = 200  # calibration images that a surrogate's own threshold comes from
 
 
@@ -89,18 +90,18 @@ class Played:
 
 
 def guard(
-    run: Run, name: str, fitted_on: str, *, rounds: int = 0, half: int | None = None
+    run: Run, name: str, fitted_on: str, *, hardened: int = 0, half: int | None = None
 ) -> Guard:
     """The detector of this name, fitted on an attack or a mixture.
 
     Args:
-        rounds: of adversarial training against paper 000's attack. half: fitted on one half of the
-            training images alone, 0 or 1. Both are for networks.
+        hardened: so many rounds of adversarial training against paper 000's attack. half: fitted on
+            one half of the training images alone, 0 or 1. Both are for networks.
     """
     if name == "none":
         return Guard(name, None, None)
-    if rounds or half is not None:
-        made, artifact = refitted(run, name, fitted_on, rounds=rounds, half=half)
+    if hardened or half is not None:
+        made, artifact = refitted(run, name, fitted_on, rounds=hardened, half=half)
     else:
         made, artifact = fitted(run, name, fitted_on)
     return Guard(name, made, artifact, bool(artifact and artifact.record.get("collapsed")))
@@ -112,7 +113,7 @@ def white_box(
     game: str,
     fitted_on: str,
     *,
-    rounds: int = 0,
+    hardened: int = 0,
     half: int | None = None,
     n: int = 0,
     through_map: bool = True,
@@ -123,10 +124,10 @@ def white_box(
     Args:
         name: of the detector; "none": the classifier alone.
         game: one of `adaptive.settings.games`. changed: knobs of its attacks.
-        fitted_on, rounds, half: as of `guard`.
+        fitted_on, hardened, half: as of `guard`.
         n: fewer images. through_map: as of `surrogate`.
     """
-    key = (name, game, fitted_on, rounds, half, n, through_map, *changed.items())
+    key = (name, game, fitted_on, hardened, half, n, through_map, *changed.items())
     return run.memory.once(
         ("white box", *key),
         _white_box,
@@ -134,7 +135,7 @@ def white_box(
         name,
         game,
         fitted_on,
-        rounds,
+        hardened,
         half,
         n,
         through_map,
@@ -147,7 +148,7 @@ def _white_box(
     name: str,
     game: str,
     fitted_on: str,
-    rounds: int,
+    hardened: int,
     half: int | None,
     n: int,
     through_map: bool,
@@ -156,13 +157,13 @@ def _white_box(
     if name != "none":
         usable(run, name)
     rules = game_of(run, game, changed)
-    known = guard(run, name, fitted_on, rounds=rounds, half=half)
+    known = guard(run, name, fitted_on, hardened=hardened, half=half)
     pairs, base = adversarial(run, BASE), classifier(run)
     most = run.preset["white_box_test"] or len(pairs.x)
     n = min(n or most, most, len(pairs.x))
     words = [name, *([fitted_on] if known.artifact else []), game]
     words += [f"{knob}{value}" for knob, value in changed.items()]
-    words += [f"rounds{rounds}"] if rounds else []
+    words += [f"hardened{hardened}"] if hardened else []
     words += [f"half{half}"] if half is not None else []
     words += [] if through_map else ["held"]
     artifact = run.step(
@@ -205,7 +206,7 @@ def game_of(run: Run, name: str, changed: dict | None = None) -> dict:
     attacks = []
     for entry in found[name]["attacks"]:
         its = {knob: value for knob, value in (changed or {}).items() if knob in entry}
-        its |= {k: v for k, v in (changed or {}).items() if k in ("form", "weight", "accumulate")}
+        its |= {k: v for k, v in (changed or {}).items() if k in ("form", "accumulate", "sigma")}
         attacks.append({**entry, **its})
     return {**found[name], "attacks": attacks}
 
@@ -237,7 +238,7 @@ def make_white_box(
     for entry in game["attacks"]:
         todo = torch.arange(n, device=x.device)
         if best is not None:
-            wanted = thresholds[-1 if game["keep"] == "score" else FPRS.index(game["fpr"])]
+            wanted = thresholds[-1 if game["keep"] == "score" else FPRS.index(JUDGED_AT)]
             todo = (~(best["fooled"] & (best["score"] <= wanted))).nonzero().flatten()
         if not len(todo):
             break
@@ -265,7 +266,7 @@ def _rules(
     content: str,
     detector: Detector | None,
     calibrate: Images,
-    fpr: float,
+    fpr: float | None,
     through_map: bool,
 ) -> tuple[torch.Tensor, Callable | None, float, float]:
     """Thresholds at FPRS, the score that is followed, the threshold that it is handed, and the
@@ -282,7 +283,8 @@ def _rules(
         with torch.no_grad():
             own = torch.cat([follow(part) for part in few.split(256)])
     spread = max(own.double().std(correction=0).item(), 1e-12)
-    return thresholds.to(held.device), follow, threshold_at(own, fpr), spread
+    strict = detector.own_threshold if fpr is None else threshold_at(own, fpr)
+    return thresholds.to(held.device), follow, strict, spread
 
 
 def _objective(
@@ -358,7 +360,7 @@ def _better(
     for side in (old, found):
         l2 = (side["x_adv"] - x[rows]).flatten(1).double().norm(dim=1)
         if keep == "l2":
-            unseen = side["score"] <= thresholds[FPRS.index(0.05)]
+            unseen = side["score"] <= thresholds[FPRS.index(JUDGED_AT)]
             ranks.append(torch.where(side["fooled"] & unseen, l2, torch.inf))
         else:
             ranks.append(torch.where(side["fooled"], side["score"], torch.inf))
