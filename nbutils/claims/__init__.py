@@ -5,7 +5,7 @@ Each returns its cells and its control as `rule.Evidence`. Scope, admitted cells
 control stand in its docstring.
 """
 
-from nbutils.claims import li, li_rectifier, model_based, ye, zhang
+from nbutils.claims import li, li_rectifier, model_based, white_box, ye, zhang
 
 CLAIMS = {
     "000.C1": model_based.learned_map_moves,
@@ -18,13 +18,18 @@ CLAIMS = {
     "000.C6": model_based.only_saliency_sees_small,
     "000.C7": model_based.transfer_within_norm,
     "000.C8": model_based.one_for_all,
+    "000.C9": white_box.alternating_fools,
+    "000.C10": white_box.training_hardens,
     "002.C1": zhang.finds_every_attack,
     "002.C2": zhang.jacobian_adds,
     "002.C3": zhang.small_finds_large,
     "002.C4": zhang.strong_finds_weak,
     "002.C5": zhang.fgsm_and_jsma_apart,
     "002.C6": zhang.works_on_photographs,
+    "002.C7": white_box.second_round_fails,
     "002.C8": zhang.first_layer_enough,
+    "002.C8 (second round)": white_box.first_layer_falls,
+    "002.C9": white_box.second_round_breaks_rivals,
     "002.C10": zhang.perturbation_follows_jacobian,
     "003.C1": ye.emphasis_changes_attacks,
     "003.C2": ye.region_differs,
@@ -34,6 +39,7 @@ CLAIMS = {
     "003.C6": ye.map_adds,
     "003.C7": ye.on_par_with_squeezing,
     "003.C8": ye.honest_labels_kept,
+    "003.C9": white_box.saliency_guards_colours,
     "003.C10": ye.not_at_32_pixels,
     "004.C1": li.sensitivity_grows_at_border,
     "004.C2": li.l2_is_different,
@@ -44,6 +50,7 @@ CLAIMS = {
     "004.C6": li.gcd_beats_rivals,
     "004.C7": li_rectifier.gradient_marks_pixels,
     "004.C8": li_rectifier.rectifier_beats_rivals,
+    "004.C9": white_box.gcd_defeats,
     "004.C10": li_rectifier.inner_rate_is_best,
     "X1": zhang.gradient_map_finds_cw,
     "X4": li.beats_trivial_scalars,

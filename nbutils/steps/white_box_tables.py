@@ -153,8 +153,8 @@ def guards_of_004(run: Run, fitted_on: str) -> dict[str, str]:
     known = chosen(run, ["insen", "insen_log", "gcd", "gcd_cured"], fitted_on)
     asked = [name for name, why in known.items() if not why]
     picked = {"none": "none"}
-    for theirs, ours in (("det_is", "insen"), ("gcd", "gcd")):
-        picked |= {theirs: name for name in asked if name.startswith(ours)}
+    for name in asked:
+        picked["gcd" if name.startswith("gcd") else "det_is"] = name
     return picked
 
 
