@@ -2,8 +2,8 @@
 
 Rooms, in the order in which data walks through them; each uses those before it and none behind it:
 `store` (what was made, kept), `data`, `models`, `attacks`, `saliency`, `density`, `detectors`,
-`rectifiers`, `evaluation`, `steps` (load it, or make it and keep it), `series` (notebooks), beside
-them `plots`.
+`rectifiers`, `adaptive`, `evaluation`, `claims`, `steps` (load it, or make it and keep it),
+`series` (notebooks), beside them `plots`.
 """
 
 __version__ = "0.1.0"

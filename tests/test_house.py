@@ -20,6 +20,7 @@ ROOMS = [
     "density",
     "detectors",
     "rectifiers",
+    "adaptive",
     "evaluation",
     "claims",
     "steps",

@@ -11,6 +11,7 @@ from torch import nn
 from nbutils.detectors.base import Detector
 
 SLACK = 0.02  # of the images, on which a longer or better informed attack may do worse by chance
+FALLEN = 0.8  # share of misread images that must pass a detector which is planted to be weak
 MASKED = 0.5  # share of images without a gradient from which a detector counts as masked
 
 
@@ -62,6 +63,17 @@ def noise_does_not_break(success: float, name: str) -> None:
         raise Weak(
             f"{name}: {success:.0%} of images with mere noise are misread and unseen: the size is "
             "so large that no attack is needed."
+        )
+
+
+def planted_falls(success: float, name: str) -> None:
+    """A detector that is planted to be weak stops next to none of what the attack finds without it
+    (Zimmermann et al. 2022).
+    """
+    if success < FALLEN:
+        raise Weak(
+            f"{name}: of a detector that is known to be weak only {success:.0%} of the misread "
+            "images pass: the attack is too weak to judge others by."
         )
 
 

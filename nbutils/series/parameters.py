@@ -87,6 +87,7 @@ NOTEBOOKS = {
     "05_model_based_saliency": ["ATTACKS", "DETECTORS", "FPR"],
     "06_gradcam_consistency": ["ATTACKS"],
     "07_gcd_detector": ["ATTACKS", "FPR"],
+    "08_white_box": ["ATTACKS", "DETECTORS"],
     "09_gcd_rectifier": ["ATTACKS", "FPR"],
 }
 
@@ -124,6 +125,9 @@ MADE = {
 NEED_COLOUR = (
     "06_gradcam_consistency",
 )  # those that see grey images inked: `nbutils.data.embedded.IN_COLOUR`
+
+
+ASK_ANY_DETECTOR = ("08_white_box",)  # others: those that are fitted
 
 
 BEGIN_WITH_FGSM = ("06_gradcam_consistency",)  # whose first attack stands beside the paper's FGSM

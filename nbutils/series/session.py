@@ -31,12 +31,14 @@ from nbutils.claims.judging import of_notebook
 from nbutils.data import DATASETS
 from nbutils.data.embedded import IN_COLOUR
 from nbutils.data.presets import PRESETS
+from nbutils.detectors import DETECTORS
 from nbutils.detectors.groups import FITTED, READING_NAMES
 from nbutils.models import ARCHITECTURES
 from nbutils.models.building import build
 from nbutils.models.published import NETWORKS
 from nbutils.resources import from_here, resource, usable_cpus
 from nbutils.series.parameters import (
+    ASK_ANY_DETECTOR,
     BEGIN_WITH_FGSM,
     COMMON,
     DEFAULTS,
@@ -215,7 +217,7 @@ def checked_together(notebook: str, parameters: dict) -> tuple[dict, dict]:
         )
     for name, known in (
         ("ATTACKS", settings),
-        ("DETECTORS", FITTED),
+        ("DETECTORS", DETECTORS if notebook in ASK_ANY_DETECTOR else FITTED),
         ("READINGS", READING_NAMES.values()),
     ):
         for item in p.get(name, []):

@@ -464,7 +464,8 @@ def _planted(run: Run) -> list[dict]:
         won = _share(wrong & (scores(weak, x_adv) <= limit)) / max(_share(wrong), 1e-9)
         zero = _share(zero_gradients(weak.score, x))
         says = checks.holds(checks.gradient_is_there, zero, name)
-        rows.append({"check": "falls", "detector": name, "measured": won, "says": ""})
+        fell = checks.holds(checks.planted_falls, won, name)
+        rows.append({"check": "falls", "detector": name, "measured": won, "says": fell})
         rows.append({"check": "no gradient", "detector": name, "measured": zero, "says": says})
     return rows
 
