@@ -393,7 +393,7 @@ import torch
 from nbutils import steps
 from nbutils.series import session
 from nbutils.series.parameters import DEFAULTS
-from nbutils.steps import recovery
+from nbutils.steps import end_to_end, recovery, white_box
 changes = {"dropouts": [0.3, 0.7], "epochs": 2, "saliency_epochs": 1, "detector_epochs": 1}
 small = {"PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu", "OUT": sys.argv[1], "CHANGES": changes}
 run = session.configure("01_classifiers", DEFAULTS | small)
@@ -407,6 +407,8 @@ for kind in ("pgd", "ddn"):
     steps.robust(run, kind)
 recovery.recovery(run, "gcd", "tuned", "fgsm")
 recovery.removal(run, "fgsm")
+white_box.white_box(run, "id", "alternating", "fgsm", hardened=1)
+end_to_end.end_to_end(run, "fgsm", "gcd")
 
 class Own(torch.nn.Module):
     def __init__(self):
@@ -439,6 +441,9 @@ MAKERS = {
     "make_tuned": "rectifier/",
     "make_recovery": "recovery/",
     "make_removal": "removal/",
+    "make_refitted": "refitted/",
+    "make_white_box": "white_box/",
+    "make_end_to_end": "end_to_end/",
 }
 
 
