@@ -40,6 +40,7 @@ bench: .venv/ready
 	$(call quoted,$(BIN))/python tests/benchmarks/attacks.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 	$(call quoted,$(BIN))/python tests/benchmarks/detectors.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 	$(call quoted,$(BIN))/python tests/benchmarks/rectifiers.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
+	$(call quoted,$(BIN))/python tests/benchmarks/white_box.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 
 .venv/ready: requirements.txt pyproject.toml
 	$(call quoted,$(PYTHON)) -m venv .venv

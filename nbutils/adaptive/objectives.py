@@ -56,12 +56,18 @@ def joint(
     if form not in FORMS:
         raise InputError(f"form {form!r} is unknown: choose one of {', '.join(FORMS)}.")
 
+    last: dict = {}  # the images of the last score, kept alive so that no others take their place
+
     def over(x: torch.Tensor) -> torch.Tensor:
-        return score(x) - threshold
+        value = score(x) - threshold
+        last.update(x=x.detach(), version=x._version, value=value.detach())
+        return value
 
     def unseen(logits, x, labels, targeted):
         with torch.no_grad():
-            return misread(logits, x, labels, targeted) & (over(x) <= 0)
+            known = last and last["x"].data_ptr() == x.data_ptr() and last["x"].shape == x.shape
+            value = last["value"] if known and last["version"] == x._version else over(x)
+            return misread(logits, x, labels, targeted) & (value <= 0)
 
     def loss_of_sum(logits, x, labels, targeted):
         return label_loss(logits, x, labels, targeted) - weight * softplus(over(x)).to(logits)

@@ -1,4 +1,4 @@
-"""What the benchmarks of detectors and of rectifiers begin and end with."""
+"""What the benchmarks of detectors, rectifiers and white-box attacks begin and end with."""
 
 import argparse
 import json
