@@ -6,6 +6,7 @@ defence.
 import copy
 import inspect
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,7 +31,6 @@ from nbutils.adaptive.surrogates import (
 )
 from nbutils.attacks.carlini_wagner import carlini_wagner_l2
 from nbutils.attacks.ddn import ddn
-from nbutils.attacks.geometry import project
 from nbutils.attacks.gradient import pgd
 from nbutils.attacks.objective import lead
 from nbutils.detectors import views
@@ -306,17 +306,28 @@ def test_targets_are_reached_unseen_also_class_0(guarded_planes):
         assert torch.equal(model(x_adv).argmax(1), target) and (score(x_adv) <= threshold).all()
 
 
-def test_to_border_leaves_alone_what_succeeds_and_gives_the_last_where_nothing_does(guarded_planes):
+def test_to_border_stops_at_the_first_success_and_gives_the_last_where_there_is_none(
+    guarded_planes,
+):
     model, x, y, score, threshold, _ = guarded_planes
-    wrong = (y + 1) % 4
     silent = joint(score, 1e9, form="additive")
-    assert torch.equal(to_border(model, x, wrong, objective=silent), x)
+    assert torch.equal(to_border(model, x, (y + 1) % 4, objective=silent), x)
+    followed = joint(score, threshold, form="additive")
+    found = [to_border(model, x, y, objective=followed, steps=steps) for steps in range(1, 9)]
+    won = [followed.success(model(z), z, y, False) for z in found]
+    assert not won[0].all() and not won[1].all() and won[-1].all()
+    for before, after, done in zip(found, found[1:], won, strict=False):
+        stayed = (before == after).flatten(1).all(1)
+        assert torch.equal(stayed, done)
 
-    def always(images):
-        return images.flatten(1).sum(1) * 0 + 1
 
-    moved = to_border(model, x, y, objective=joint(always, 0.0, form="additive"), steps=3)
-    assert torch.isfinite(moved).all() and moved.min() >= 0 and moved.max() <= 1
+def test_to_border_goes_a_little_further_than_the_border(guarded_planes):
+    """Of an image that is misread already, and seen: straight down the linear score."""
+    model, x, y, score, threshold, _ = guarded_planes
+    over = score(x) - threshold
+    followed, wrong = joint(score, threshold, form="additive"), (y + 1) % 4
+    made = to_border(model, x, wrong, objective=followed, steps=1, overshoot=0.1)
+    assert torch.allclose(score(made) - threshold, -0.1 * over, atol=1e-3)
 
 
 # The papers' attacks, step by step
@@ -610,7 +621,7 @@ def test_a_longer_attack_never_has_a_higher_lowest_score(net, images):
             made = selective_pgd(net, images, y, objective=joint(score, EVER), steps=steps, **knobs)
             assert (net(made).argmax(1) != y).all()
             lowest.append(score(made))
-        assert all((b <= a).all() for a, b in zip(lowest, lowest[1:], strict=False))
+        assert all((b <= a).all() for a, b in pairwise(lowest))
         assert (lowest[-1] < lowest[0]).all()
 
 
