@@ -315,7 +315,7 @@ def test_to_border_stops_at_the_first_success_and_gives_the_last_where_there_is_
     followed = joint(score, threshold, form="additive")
     found = [to_border(model, x, y, objective=followed, steps=steps) for steps in range(1, 9)]
     won = [followed.success(model(z), z, y, False) for z in found]
-    assert not won[0].all() and not won[1].all() and won[-1].all()
+    assert 0 < won[0].sum() < 16 and won[-1].all()
     for before, after, done in zip(found, found[1:], won, strict=False):
         stayed = (before == after).flatten(1).all(1)
         assert torch.equal(stayed, done)
@@ -649,21 +649,26 @@ def followed_by(name, score, threshold):
     return joint(score, threshold, form=form, seen=partial(slope_of, score))
 
 
-@pytest.mark.parametrize("orthogonal", [False, True])
+@pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("name", KNOWING)
-def test_an_image_does_not_depend_on_its_batch(name, orthogonal, net, images):
+def test_an_image_does_not_depend_on_its_batch(name, targeted, net, images):
+    """Nor on what the others are to be read as: class 0 is a target as any other."""
     score, y, index = smooth_score(), net(images).argmax(1), torch.arange(12) + 100
     y = torch.where(torch.arange(12) < 4, (y + 1) % 4, y)
-    objective = followed_by(name, score, score(images).median().item())
-    knobs = KNOWING[name] | ({"orthogonal": orthogonal} if name == "selective_pgd" else {})
-    whole = ADAPTIVE[name](net, images, y, index=index, seed=3, objective=objective, **knobs)
-    for size in (1, 5):
-        for rows in torch.arange(12).split(size):
-            alone = ADAPTIVE[name](
-                net, images[rows], y[rows], index=index[rows], seed=3, objective=objective, **knobs
-            )
-            assert torch.allclose(alone, whole[rows], atol=1e-9)
-    assert not torch.equal(whole, images) and not whole.requires_grad
+    target = torch.arange(12) % 4
+    attack = partial(
+        ADAPTIVE[name], net, objective=followed_by(name, score, score(images).median().item())
+    )
+    orthogonal = [{}, {"orthogonal": True}] if name == "selective_pgd" else [{}]
+    for knobs in (KNOWING[name] | more for more in orthogonal):
+        aim = {"target": target} if targeted else {}
+        whole = attack(images, y, index=index, seed=3, **aim, **knobs)
+        for size in (1, 5):
+            for rows in torch.arange(12).split(size):
+                aim = {"target": target[rows]} if targeted else {}
+                alone = attack(images[rows], y[rows], index=index[rows], seed=3, **aim, **knobs)
+                assert torch.allclose(alone, whole[rows], atol=1e-9)
+        assert not torch.equal(whole, images) and not whole.requires_grad
 
 
 @pytest.mark.parametrize("name", KNOWING)
