@@ -47,12 +47,13 @@ class Pipeline(nn.Module):
         rows = flagged.nonzero().flatten()
         index = rows.cpu()  # the noise is the defender's own: drawn anew, not known by the image
         part = x[rows]
-        with torch.enable_grad():
+        with torch.enable_grad():  # whether or not the caller wants a graph
             gradient = gcd.detector_gradient(self.held[0], part.detach())
         mask = gcd.above_range(gradient, self.alpha)
         several = []
         for draw in range(self.draws):
             drawn = gcd.draws(part.shape, index, self.seed + draw)
             noisy = gcd.replaced(part.detach(), mask, drawn)
-            several.append(self.reader(torch.where(noisy == part, part, noisy)))
+            gone = mask & (drawn[0].to(mask.device) < gcd.REPLACED)
+            several.append(self.reader(torch.where(gone, noisy, part)))
         return plain.index_put((rows,), torch.stack(several).mean(0))

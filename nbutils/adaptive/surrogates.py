@@ -30,6 +30,7 @@ from nbutils.saliency.maps import between_0_and_1
 SHARPNESS = 20.0  # of the softplus that stands in for a ReLU; 5 is too soft to follow its gradient
 RELUS = (functional.relu, functional.relu_, torch.relu, torch.relu_, torch.Tensor.relu)
 RELUS += (torch.Tensor.relu_,)
+OVER_ITS_INPUT = (functional.relu_, torch.relu_, torch.Tensor.relu_)
 MOVED = ("jacobian", "sensitivity", "layer")  # in the names of views that hold a gradient map
 
 Score = Callable[[torch.Tensor], torch.Tensor]
@@ -43,14 +44,18 @@ class Smooth(TorchFunctionMode):
         self.sharpness = sharpness
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in RELUS:
-            return softplus(args[0], self.sharpness)
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func not in RELUS:
+            return func(*args, **kwargs)
+        if func in OVER_ITS_INPUT or kwargs.get("inplace") or any(args[1:]):
+            return args[0].copy_(softplus(args[0].clone(), self.sharpness))
+        return softplus(args[0], self.sharpness)
 
 
 class Labelled(nn.Module):
-    """A classifier that reads these images as labelled so: the others' logits stay as they are, so
-    that the derivative of the label's logit does.
+    """A classifier that reads these images as labelled so: where it reads them otherwise, the
+    label's logit is lifted over the largest, so that all derivatives of logits stay, and where it
+    does not, the probabilities, too.
     """
 
     def __init__(self, body: nn.Module, labels: torch.Tensor) -> None:
@@ -60,8 +65,12 @@ class Labelled(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits = self.body(x)
-        own = nn.functional.one_hot(self.labels, logits.shape[1]).to(logits)
-        return logits + own * (2 * logits.detach().abs().amax() + 1)
+        label = self.labels[: len(x), None]  # of the first image alone, where a view asks for that
+        held = logits.detach()
+        top = held.amax(1, keepdim=True)
+        lift = top - held.gather(1, label) + 1e-3 * (1 + top.abs())
+        lift = lift.masked_fill(held.argmax(1, keepdim=True) == label, 0.0)
+        return logits.scatter_add(1, label, lift)
 
 
 def surrogate(
@@ -213,7 +222,8 @@ def _cam(model: nn.Module, x: torch.Tensor, layer: str) -> torch.Tensor:
         logits = model(x)
         chosen = logit(logits, logits.argmax(1)).sum()
         slope = torch.autograd.grad(chosen, found[layer], create_graph=True)[0]
-    cam = (slope.mean((2, 3), keepdim=True) * found[layer]).sum(1, keepdim=True).relu()
+    cam = (slope.mean((2, 3), keepdim=True) * found[layer]).sum(1, keepdim=True)
+    cam = cam.clamp_min(0)  # the map's own ReLU stays one: it has a derivative, and no scale
     return interpolate(cam, x.shape[2:], mode="bilinear")
 
 
