@@ -6,7 +6,7 @@ least L2 norm among those that pass. `fpr` says which threshold the attacker is 
 detector's own); a `blind` one is handed no detector.
 """
 
-from nbutils.attacks.settings import GREY, PHOTOGRAPHS, settings_for
+from nbutils.attacks.settings import PHOTOGRAPHS, settings_for
 
 BETAS = (0.1, 1.0, 10.0)  # paper 004's weight of the detector, which it leaves to a supplement
 WEIGHTS = (0.3, 3.0)  # of a deviation of clean scores, beside a logit, in the joint C&W
@@ -52,14 +52,7 @@ def games(dataset: str, values: int, *, steps: int, search_steps: int) -> dict[s
     along = linf | {"moves": "l2", "step": size["step_l2"]}
     ball = along | {"norm": "l2", "eps": size["eps_l2"]}
     straight = [sign, along, sign | {"orthogonal": True}, along | {"orthogonal": True}]
-    cw = {
-        "attack": "carlini_wagner_l2",
-        "search_steps": 3,
-        "steps": search_steps,
-        "lr": 0.1 if dataset in GREY else 0.03,
-        "const": 1.0,
-        "warm_start": True,
-    }
+    cw = settings_for(dataset)["carlini_wagner_l2"] | {"steps": search_steps}
     pgd = {"attack": "pgd", "eps": size["eps"], "step": size["eps"] / 4, "steps": steps}
     found = {
         "plain": {"attacks": [pgd], "keep": "score", "fpr": 0.05, "blind": True},
