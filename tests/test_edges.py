@@ -16,22 +16,24 @@ NOTHING = {
     "02_attacks": ["fgsm", "003.fgsm_1"],
     "03_saliency": ["fgsm"],
     "06_gradcam_consistency": ["003.fgsm_1"],
+    "08_white_box": ["fgsm"],
     "09_gcd_rectifier": ["004.fgsm"],
 }
 
 
 @pytest.fixture
 def feeble(monkeypatch):
-    """Settings whose FGSM changes a value by a millionth."""
+    """Settings whose FGSM and PGD change a value by a millionth."""
     told = settings.settings_for
 
     def much_smaller(dataset):
         return {
-            name: {**setting, "eps": 1e-6} if setting["attack"] == "fgsm" else setting
+            name: {**setting, "eps": 1e-6} if setting["attack"] in ("fgsm", "pgd") else setting
             for name, setting in told(dataset).items()
         }
 
-    for place in ("series.session", "steps.adversarial", "steps.tables"):
+    places = ("series.session", "steps.adversarial", "steps.tables", "adaptive.settings")
+    for place in places:
         module = importlib.import_module(f"nbutils.{place}")  # some names are a step's as well
         monkeypatch.setattr(module, "settings_for", much_smaller)
 
@@ -59,6 +61,9 @@ def test_two_images_whom_no_attack_fools_breaks_no_cell(notebook, tmp_path, feeb
         "02_attacks": [row["success"] for row in tables.get("sizes", [])],
         "03_saliency": tables.get("swap"),
         "06_gradcam_consistency": [row["fooled"] for row in tables.get("grid", [])],
+        "08_white_box": [
+            row["fooled"] for row in tables.get("ledger", []) if row["game"] == "linf"
+        ],
         "09_gcd_rectifier": [row["fooled"] for row in tables.get("reached", [])],
     }
     assert not any(fooled[notebook])
