@@ -13,7 +13,7 @@ import pytest
 
 from nbutils.claims import CLAIMS
 from nbutils.claims.evidence import Published
-from nbutils.claims.judging import notebook_of
+from nbutils.claims.judging import WHITE_BOX, notebook_of
 from nbutils.claims.rule import (
     DOES_NOT,
     FALLS,
@@ -775,7 +775,8 @@ def counts(found: Verdict):
 
 
 def test_every_claim_is_planted():
-    assert set(PLANTED) == set(CLAIMS)
+    """Those on attackers who know the detector are in test_claims_white_box."""
+    assert set(PLANTED) | set(WHITE_BOX) == set(CLAIMS) and not set(PLANTED) & set(WHITE_BOX)
 
 
 @claims
@@ -831,7 +832,7 @@ def test_without_tables_it_is_not_testable(claim):
     assert (found.outcome, found.control) == (NOT_TESTABLE, NOT_RUN) and not found.refused
 
 
-@pytest.mark.parametrize("claim", CLAIMS)
+@pytest.mark.parametrize("claim", PLANTED)
 def test_only_a_claim_on_every_attack_falls_with_one(claim):
     assert CLAIMS[claim](Published("", 0, {})).every == (claim in EVERY)
 

@@ -3,7 +3,16 @@
 Success is the share of images that are misread and unseen at 5 % false positives.
 """
 
-from nbutils.claims.evidence import Published, Row, at_chance, cell, collapsed, few_fooled, share
+from nbutils.claims.evidence import (
+    Published,
+    Row,
+    at_chance,
+    cell,
+    collapsed,
+    few_fooled,
+    half_passed,
+    share,
+)
 from nbutils.claims.rule import FALLS, NOT_RUN, SURVIVES, Cell, Evidence
 from nbutils.evaluation.intervals import square_and_add
 
@@ -21,7 +30,7 @@ def alternating_fools(run: Published) -> Evidence:
     """000.C9: the alternating attack fools classifier and detector with five iterations (not SPD on
     CIFAR-10), and does better than a mix of both gradients.
 
-    Scope: the paper's three sets. Cells, of SMD and SPD each: its success, shown over one half (of
+    Scope: the paper's three sets. Cells: of SMD and SPD each its success, shown over one half (of
     SPD on CIFAR-10 its failure); its success less that of 50 iterations, shown above -.05; its
     success less that of the best mix, shown above 0. Control: the referee's l-infinity attack,
     which follows the true gradient, must not find .1 more on half of the detectors.
@@ -58,7 +67,7 @@ def alternating_fools(run: Published) -> Evidence:
 def training_hardens(run: Published) -> Evidence:
     """000.C10: adversarial training makes SPD robust against the alternating attack, and not SMD.
 
-    Scope: the paper's three sets. Cells, of both: the success that training takes from the attack,
+    Scope: the paper's three sets. Cells: of both the success that training takes from the attack,
     and the share of attacked images that it finds more; shown above .1 of SPD, under .1 of SMD.
     Control: an attack on the last SPD through its map must succeed on less than half.
     """
@@ -80,7 +89,7 @@ def training_hardens(run: Published) -> Evidence:
             edge = HARDER if name == "spd" else -HARDER
             cells.append(_cell(f"{name} {what}", found, after, refused, edge))
     last = run.row("08", "hardened", detector="spd", game="linf", adversarial_training="after")
-    if not last:
+    if not last or collapsed(last):
         return Evidence(cells, OF_000)
     falls = last["success_5"] >= HALF
     said = f"through the map of the last SPD {last['success_5']:.2f} pass"
@@ -111,11 +120,11 @@ def first_layer_falls(run: Published) -> Evidence:
     """002.C8 (second round): eq 10 breaks the first layer's detector nearly always, and not the one
     with the Jacobian beside it.
 
-    Scope: MNIST, CIFAR-10, pictures of ImageNet. Cells: eq 10 at its best sigma; its success on the
-    first, shown over .9, its failure on the second, shown over one half; a claim on both. Control:
-    the referee's attack on the second must succeed on less than half.
+    Scope: MNIST, CIFAR-10. Cells: eq 10 at its best sigma; its success on the first, shown over .9,
+    its failure on the second, shown over one half; a claim on both. Control: the referee's attack
+    on the second must succeed on less than half.
     """
-    cells = []
+    cells, passed = [], {}
     for name, says, edge in (
         ("first_layer", "falls", NEARLY_ALL),
         ("first_layer_jacobian", "resists", HALF),
@@ -126,8 +135,9 @@ def first_layer_falls(run: Published) -> Evidence:
             found = _success(best) if says == "falls" else _failure(best)
             cells.append(_cell(f"{name} {says}", found, best, _asked(run, name), edge))
     strong = run.row("08", "ledger", detector="first_layer_jacobian", game="linf")
-    passed = {"first_layer_jacobian": strong["success_5"]} if strong else {}
-    return Evidence(cells, OF_002, *_referee(passed), every=True)
+    if strong and not _asked(run, "first_layer_jacobian"):
+        passed["first_layer_jacobian"] = strong["success_5"]
+    return Evidence(cells, OF_002[:2], *_referee(passed), every=True)
 
 
 def second_round_breaks_rivals(run: Published) -> Evidence:
@@ -148,7 +158,7 @@ def second_round_breaks_rivals(run: Published) -> Evidence:
         if blind and not refused:
             as_well.append(blind["success_5"] >= row["success_5"] - SLACK)
             said.append(f"{row['detector']} {blind['success_5']:.2f}")
-    control = NOT_RUN if not as_well else FALLS if 2 * sum(as_well) >= len(as_well) else SURVIVES
+    control = half_passed([not one for one in as_well])
     told = f"without knowing a detector {', '.join(dict.fromkeys(said))}" if said else ""
     return Evidence(cells, OF_002, control, told)
 
