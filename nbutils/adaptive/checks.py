@@ -39,12 +39,21 @@ def more_is_not_weaker(successes: Sequence[float], name: str) -> None:
             )
 
 
+def has_converged(success: float, longer: float, name: str) -> None:
+    """Twice the steps find no more."""
+    if longer > success + SLACK:
+        raise Weak(
+            f"{name}: with twice the steps the attack finds {longer:.2f} in place of "
+            f"{success:.2f}: it had stopped too early."
+        )
+
+
 def knowing_is_not_weaker(white: float, other: float, name: str) -> None:
     """Who knows the detector finds no less than who does not (plain and transferred attacks)."""
     if white < other - SLACK:
         raise Weak(
             f"{name}: the attack that knows the detector finds {white:.2f}, less than one that "
-            f"does not, {other:.2f}: its gradient is masked."
+            f"does not, {other:.2f}: it is weak, or the gradient that it follows is masked."
         )
 
 

@@ -8,7 +8,9 @@ detector's own); a `blind` one is handed no detector.
 
 from nbutils.attacks.settings import PHOTOGRAPHS, settings_for
 
-BETAS = (0.1, 1.0, 10.0)  # paper 004's weight of the detector, which it leaves to a supplement
+# Paper 004's weight of the detector, which it leaves to a supplement; 0 is who ignores it, so that
+# knowing a detector harms nobody.
+BETAS = (0.0, 0.01, 0.1, 1.0, 10.0)
 WEIGHTS = (0.3, 3.0)  # of a deviation of clean scores, beside a logit, in the joint C&W
 SIGMAS = (0.1, 0.3, 0.45, 0.5, 0.55, 0.7, 0.9)  # of the mix, dense where its rule flips
 FPRS = (0.01, 0.05, 0.1)  # at which success is told
@@ -59,6 +61,11 @@ def games(dataset: str, values: int, *, steps: int, search_steps: int) -> dict[s
         "plain_l2": {"attacks": [cw], "keep": "l2", "fpr": 0.05, "blind": True},
         "linf": {
             "attacks": [*straight, sign | {"random_start": True}, along | {"random_start": True}],
+            "keep": "score",
+            "fpr": 0.1,
+        },
+        "linf_half": {
+            "attacks": [entry | {"eps": size["eps"] / 2} for entry in straight],
             "keep": "score",
             "fpr": 0.1,
         },

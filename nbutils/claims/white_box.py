@@ -189,7 +189,7 @@ def gcd_defeats(run: Published) -> Evidence:
 
     Scope: MNIST, CIFAR-10, pictures of ImageNet. Cells: an attack each (both aims), the failure of
     the paper's own; shown over one half, its own rule; a claim on every one. Control: the referee's
-    l-infinity attack and C&W, of the same size, must succeed on less than half.
+    l-infinity attack of the same size, and C&W without a bound, must succeed on less than half.
     """
     cells, passed = [], {}
     for row in run.rows("08", "004.table3", detector="gcd"):

@@ -7,6 +7,7 @@ from nbutils.adaptive.pipeline import Pipeline
 from nbutils.adaptive.settings import budget
 from nbutils.adaptive.surrogates import surrogate
 from nbutils.attacks import ATTACKS
+from nbutils.attacks.objective import lead
 from nbutils.data.images import Dataset
 from nbutils.detectors.base import scores, threshold_at
 from nbutils.detectors.gcd import GCD
@@ -27,7 +28,8 @@ READ = 5  # draws of noise, unknown to the attacker, that an image is read with
 
 def end_to_end(run: Run, fitted_on: str, guide: str) -> Artifact:
     """What the whole defence reads of clean images, of PGD that knows the classifier, of attacks
-    that want to be unseen (the game "linf"), and of PGD on the pipeline itself.
+    that want to be unseen (the game "linf"), and of who attacks the pipeline itself: the best, by
+    draws of his own, of PGD on it, from the image and from a random start, and of the first PGD.
 
     Returns:
         an artifact with `right.<who>` and `flagged.<who>` (n,): the share of READ draws in which an
@@ -94,8 +96,13 @@ def make_end_to_end(
     shared = (base.model, reader, detector, surrogate(detector), threshold)
     whole = Pipeline(*shared, alpha=alpha, draws=DRAWS, seed=draw_seed(seed, 0, 1000))
     eps = budget(data.name, x[0].numel())["eps"]
-    knobs = {"eps": eps, "step": eps / 4, "steps": steps, "random_start": False}
-    made = ATTACKS["pgd"](whole, x, y, index=index.cpu(), seed=seed, **knobs)
+    knobs = {"eps": eps, "step": eps / 4, "steps": steps, "index": index.cpu(), "seed": seed}
+    tried = [plain]  # who knows the pipeline can do what others do
+    for start in (False, True):
+        tried.append(ATTACKS["pgd"](whole, x, y, random_start=start, **knobs))
+    with torch.no_grad():  # by noise of the attacker's own
+        leads = torch.stack([lead(whole(images), images, y, False) for images in tried])
+    made = torch.stack(tried)[leads.argmax(0), torch.arange(n, device=x.device)]
     tensors = {}
     kinds = {"clean": x, "plain": plain, "unseen": unseen, "pipeline": made}
     for who, images in kinds.items():
