@@ -784,3 +784,9 @@ def test_a_docstring_says_scope_and_control_and_whether_it_is_a_claim_on_every_c
 def test_the_claim_names_the_rounds_that_are_compared():
     assert (white_box.FEW_ROUNDS, white_box.MANY_ROUNDS) == (5, 50)
     assert "five iterations" in says("000.C9") and "50 iterations" in says("000.C9")
+
+
+def test_a_gcd_that_does_not_see_plain_pgd_is_no_witness():
+    tables = changed(plant("004.C9"), "08/ledger", of("gcd", "plain"), auroc=0.5)
+    found = verdict("004.C9", tables)
+    assert found.refused == {CHANCE: 5} and not found.cells

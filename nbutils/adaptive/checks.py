@@ -11,6 +11,7 @@ from torch import nn
 from nbutils.detectors.base import Detector
 
 SLACK = 0.02  # of the images, on which a longer or better informed attack may do worse by chance
+LATE = 0.06  # of the images that twice the steps may find more: one of the twenty that are tried
 FALLEN = 0.8  # share of misread images that must pass a detector which is planted to be weak
 MASKED = 0.5  # share of images without a gradient from which a detector counts as masked
 
@@ -41,7 +42,7 @@ def more_is_not_weaker(successes: Sequence[float], name: str) -> None:
 
 def has_converged(success: float, longer: float, name: str) -> None:
     """Twice the steps find no more."""
-    if longer > success + SLACK:
+    if longer > success + LATE:
         raise Weak(
             f"{name}: with twice the steps the attack finds {longer:.2f} in place of "
             f"{success:.2f}: it had stopped too early."

@@ -23,6 +23,7 @@ NEARLY_ALL = 0.9
 SLACK = 0.05  # of success, within which two attacks do as well
 HARDER = 0.1  # of the images, what adversarial training must take from an attack
 FEW_ROUNDS, MANY_ROUNDS = 5, 50
+GCD = ("gcd", "gcd_cured")
 DEFEATED = ("fgsm", "pgd", "carlini_wagner_l2")
 
 
@@ -188,19 +189,23 @@ def gcd_defeats(run: Published) -> Evidence:
     """004.C9: GCD defeats FGSM, PGD and C&W that know it.
 
     Scope: MNIST, CIFAR-10, pictures of ImageNet. Cells: an attack each (both aims), the failure of
-    the paper's own; shown over one half, its own rule; a claim on every one. Control: the referee's
-    l-infinity attack of the same size, and C&W without a bound, must succeed on less than half.
+    the paper's own; shown over one half, its own rule; a claim on every one; a GCD that does not
+    see plain PGD is no witness. Control: the referee's l-infinity attack of the same size, and C&W
+    without a bound, must succeed on less than half.
     """
-    cells, passed = [], {}
+    cells, passed, blind = [], {}, ""
+    for name in GCD:
+        plain = run.row("08", "ledger", detector=name, game="plain")
+        blind = blind or (at_chance({**plain, "auroc_interval": None}) if plain else "")
     for row in run.rows("08", "004.table3", detector="gcd"):
         place = {"attack": row["attack"], "targeted": row["targeted"]}
         bare = run.row("08", "004.table3", detector="none", **place)
         if row["attack"] in DEFEATED:
-            refused = few_fooled(bare.get("here"), row["n"])
+            refused = blind or few_fooled(bare.get("here"), row["n"])
             name = row["attack"] + (" T" if row["targeted"] else "")
             cells.append(_cell(name, (1 - row["here"], *_turned(row)), row, refused, HALF))
     for game in ("linf", "carlini_wagner_l2"):
-        for name in ("gcd", "gcd_cured"):
+        for name in GCD:
             strong = run.row("08", "ledger", detector=name, game=game)
             passed |= {game: strong["success_5"]} if strong else {}
     return Evidence(cells, OF_002, *_referee(passed), every=True)

@@ -469,10 +469,13 @@ def _planted(run: Run) -> list[dict]:
         name = "planted, masked" if masked else "planted, weak"
         limit = threshold_at(scores(weak, run.data.calibrate.pixels()), 0.05)
         follow = checks.Planted(model, pattern).score
-        told = {"eps": size["eps"], "step": size["step"], "steps": _steps(run)}
-        x_adv = selective_pgd(model, x, y, objective=joint(follow, limit), **told)
-        wrong = predict(model, x_adv).argmax(1) != y
-        won = _share(wrong & (scores(weak, x_adv) <= limit)) / max(_share(wrong), 1e-9)
+        won, fooled = (torch.zeros(len(x), dtype=torch.bool, device=x.device) for _ in range(2))
+        for moves, step in (("sign", size["step"]), ("l2", size["step_l2"])):
+            told = {"eps": size["eps"], "step": step, "moves": moves, "steps": _steps(run)}
+            x_adv = selective_pgd(model, x, y, objective=joint(follow, limit), **told)
+            wrong = predict(model, x_adv).argmax(1) != y
+            won, fooled = won | (wrong & (scores(weak, x_adv) <= limit)), fooled | wrong
+        won = _share(won) / max(_share(fooled), 1e-9)
         zero = _share(zero_gradients(weak.score, x))
         says = checks.holds(checks.gradient_is_there, zero, name)
         fell = checks.holds(checks.planted_falls, won, name)
