@@ -429,6 +429,7 @@ def checked(run: Run, detectors: Sequence[str], fitted_on: str, *, few: int = 20
         free = white_box(run, name, "linf", fitted_on, n=few, eps=1.0, steps=4 * _steps(run))
         long = white_box(run, name, "linf", fitted_on, n=few, steps=2 * _steps(run))
         won, blind = _share(strong.won(0.05)), _share(plain.won(0.05))
+        less = _share(white_box(run, name, "linf_half", fitted_on).won(0.05))
         unbounded, more = _share(free.won(0.05)), _share(long.won(0.05))
         same = _share(strong.won(0.05)[: len(long.x)])
         noisy = matched_noise(plain.x, plain.x_adv, torch.arange(len(plain.x)), "sign", run.seed)
@@ -438,6 +439,7 @@ def checked(run: Run, detectors: Sequence[str], fitted_on: str, *, few: int = 20
         zero = strong.record["zero"]
         for check, measured, given in (
             ("without a bound", unbounded, (checks.unbounded_succeeds, unbounded)),
+            ("half the box", less, (checks.more_is_not_weaker, [less, won])),
             ("twice the steps", more, (checks.has_converged, same, more)),
             ("not knowing it", blind, (checks.knowing_is_not_weaker, won, blind)),
             ("noise", passed, (checks.noise_does_not_break, passed)),
