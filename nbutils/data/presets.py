@@ -180,6 +180,7 @@ PRESETS = {
             rectified_test=100,
             rectifier_draws=2,
             mask_draws=1,
+            white_box_search=30,
             detector_epochs=10,
             chunk=150,
             variation_fits=0,

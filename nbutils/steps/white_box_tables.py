@@ -69,7 +69,7 @@ COLOURED = ("colour_reversing", "gradcam_colour_reversing")
 CURED = {"id_high_pass": "id", "insen_log": "insen", "gcd_cured": "gcd"}
 OF_000 = ("id", "jsd", "smd", "spd")
 ROUNDS = (1, 2, 5, 10, 20, 50)  # T of paper 000's attack
-FACTORS = (0.25, 0.5, 1.0, 2.0)  # of the budget
+FACTORS = (0.5, 1.0, 2.0)  # of the budget
 LEDGER = (
     "detector",
     "game",
@@ -128,6 +128,7 @@ TABLE3_004 = (
     "n",
 )
 TABLE4_004 = ("attack", "targeted", "detector", "paper", "here", "success", "n")
+FORMS = ("detector", "attack", "form", "success_5", "low", "high", "n")
 AGAINST_EPS = ("detector", "game", "eps_255", "success_5", "low", "high", "n")
 ALTERNATIONS = ("detector", "rounds", "reading", "fooled", "success_5", "low", "high", "linf", "n")
 MIXES = ("detector", "sigma", "fooled", "success_5", "low", "high", "n")
@@ -330,14 +331,14 @@ def _named(attack: str) -> dict:
 
 
 def forms(run: Run, fitted_on: str, detectors: Sequence[str]) -> pd.DataFrame:
-    """The classifier of L + 1 classes, additive and as printed: success at 5 % FPR."""
+    """The classifier of L + 1 classes, additive and as printed: columns of FORMS."""
     rows = []
     attacks = [name for name, (_, form) in OF_004.items() if form == "additive"]
     for name, attack, form in product(detectors, attacks, ("", "_printed")):
         found = white_box(run, name, f"{attack}{form}", fitted_on)
         key = {"detector": name, "attack": attack, "form": form[1:] or "additive"}
         rows.append({**key, **_successes(found), "n": len(found.x)})
-    return pd.DataFrame(rows)
+    return frame(rows, FORMS)
 
 
 def alternations(
