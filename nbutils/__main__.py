@@ -1,5 +1,5 @@
-"""`python -m nbutils run | make | render | publish | verdicts`: the series of notebooks, or single
-steps without Jupyter.
+"""`python -m nbutils run | make | render | publish | verdicts | scoreboard`: the series of
+notebooks, single steps without Jupyter, or pages of what is published.
 """
 
 import argparse
@@ -78,6 +78,10 @@ def main(arguments: list[str] | None = None) -> int:
         "verdicts", help="all verdicts from the published tables, without running anything"
     )
     judging.add_argument("--write", action="store_true", help="write the page in data/results")
+    ranking = commands.add_parser(
+        "scoreboard", help="all detectors from the published tables, without running anything"
+    )
+    ranking.add_argument("--write", action="store_true", help="write page and CSV in data/results")
     args = parser.parse_args(arguments)
     _printable()
     try:
@@ -143,6 +147,21 @@ def _publish(args: argparse.Namespace) -> int:
     given = parameters.given(_given(args), parameters.OF_FOLDER, "publish")
     folder = publish(parameters.run_folder(given), pretrained=args.pretrained)
     print(f"Published in {folder}.")
+    return 0
+
+
+def _scoreboard(args: argparse.Namespace) -> int:
+    from nbutils.series import scoreboard
+    from nbutils.series.publish import PUBLISHED
+    from nbutils.store.files import atomically
+
+    if args.write:
+        written = {scoreboard.PAGE: scoreboard.page(), scoreboard.CELLS: scoreboard.table()}
+        for name, text in written.items():
+            atomically(PUBLISHED / name, text.encode())
+            print(f"Written: {PUBLISHED / name}.")
+        return 0
+    print(scoreboard.page())
     return 0
 
 
