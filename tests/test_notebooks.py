@@ -244,3 +244,7 @@ def test_the_readmes_findings_are_the_published_numbers():
     squeezed = wide["squeezing", "carlini_wagner_l2"]
     assert f"{passed['squeezing']:.2f} {squeezed['success_5']:.2f}" == "0.05 0.67"
     assert f"{squeezed['l2_ratio']:.1f}" == "2.3" and "are 2.3 times" in said[7]
+    rows = table("cifar10-quick-s0", "08_white_box", "ledger")
+    boxed = [row for row in rows if row["game"] == "linf"]
+    assert len(boxed) == 14 and all(row["success_5"] == 1 and row["n"] == 50 for row in boxed)
+    assert "(50 pictures, 8/255) every picture passes each of 14 detectors" in said[7]
