@@ -23,7 +23,6 @@ from nbutils.evaluation.intervals import wilson
 from nbutils.evaluation.metrics import auroc
 from nbutils.evaluation.tables import frame
 from nbutils.models.contract import predict
-from nbutils.steps.adversarial import setting_of
 from nbutils.steps.classifier import classifier
 from nbutils.steps.end_to_end import end_to_end
 from nbutils.steps.run import Run
@@ -507,9 +506,7 @@ def whole_defence(run: Run, fitted_on: str, guide: str) -> pd.DataFrame:
 
 
 def setting_told(run: Run) -> dict:
-    """The budget of all games in words' units: eps in 255ths, l2, steps."""
+    """The budget of all games: eps in 255ths, l2, steps."""
     size = budget(run.data.name, int(torch.tensor(run.data.shape).prod()))
     steps = {"steps": _steps(run), "search": run.preset["white_box_search"]}
-    return {"eps_255": 255 * size["eps"], "l2": size["eps_l2"], **steps} | {
-        "plain": setting_of(run, "004.pgd")
-    }
+    return {"eps_255": 255 * size["eps"], "l2": size["eps_l2"], **steps}
