@@ -56,6 +56,8 @@ def games(dataset: str, values: int, *, steps: int, search_steps: int) -> dict[s
     straight = [sign, along, sign | {"orthogonal": True}, along | {"orthogonal": True}]
     cw = settings_for(dataset)["carlini_wagner_l2"] | {"steps": search_steps}
     pgd = {"attack": "pgd", "eps": size["eps"], "step": size["eps"] / 4, "steps": steps}
+    turns = {"attack": "alternating", "step": size["step_000"], "rounds": 5}
+    mix = {"attack": "mixed", "eps": size["eps"], "step": size["step"], "steps": steps}
     found = {
         "plain": {"attacks": [pgd], "keep": "score", "fpr": 0.05, "blind": True},
         "plain_l2": {"attacks": [cw], "keep": "l2", "fpr": 0.05, "blind": True},
@@ -77,34 +79,16 @@ def games(dataset: str, values: int, *, steps: int, search_steps: int) -> dict[s
             "keep": "l2",
             "fpr": 0.05,
         },
-        "alternating": {
-            "attacks": [{"attack": "alternating", "step": size["step_000"], "rounds": 5}],
-            "keep": "score",
-            "fpr": 0.05,
-        },
-        "alternating_own": {  # at the detector's own threshold, as printed
-            "attacks": [{"attack": "alternating", "step": size["step_000"], "rounds": 5}],
-            "keep": "score",
-            "fpr": None,
-        },
+        "alternating": {"attacks": [turns], "keep": "score", "fpr": 0.05},
+        "alternating_own": {"attacks": [turns], "keep": "score", "fpr": None},  # as printed
         "imitated": {  # against an imitation, so with room for what it does not share
             "attacks": [cw | {"form": "sum", "weight": WEIGHTS[0], "in_deviations": True}],
             "keep": "l2",
             "fpr": 0.2,
         },
-        "mix": {
-            "attacks": [
-                {"attack": "mixed", "eps": size["eps"], "step": size["step"], "steps": steps}
-            ],
-            "keep": "score",
-            "fpr": 0.1,
-        },
+        "mix": {"attacks": [mix], "keep": "score", "fpr": 0.1},
         "mixed": {
-            "attacks": [
-                {"attack": "mixed", "eps": size["eps"], "step": size["step"], "steps": steps}
-                | {"sigma": sigma}
-                for sigma in SIGMAS
-            ],
+            "attacks": [mix | {"sigma": sigma} for sigma in SIGMAS],
             "keep": "score",
             "fpr": 0.1,
         },

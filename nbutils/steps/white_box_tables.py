@@ -2,6 +2,7 @@
 papers print. Tidy data frames, as those of `steps.tables`.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import product
 
@@ -24,6 +25,7 @@ from nbutils.evaluation.metrics import auroc
 from nbutils.evaluation.tables import frame
 from nbutils.models.contract import predict
 from nbutils.steps.classifier import classifier
+from nbutils.steps.detection_tables import of_paper_004
 from nbutils.steps.end_to_end import end_to_end
 from nbutils.steps.run import Run
 from nbutils.steps.tables import pictures_of_002
@@ -227,8 +229,7 @@ def against_eps(run: Run, detectors: Sequence[str], fitted_on: str) -> pd.DataFr
     """Success at 5 % FPR of the referee's l-infinity attack, and of the plain one, against the size
     of the ball: columns of AGAINST_EPS. The step keeps its length.
     """
-    eps = budget(run.data.name, int(torch.tensor(run.data.shape).prod()))["eps"]
-    rows = []
+    eps, rows = _size(run)["eps"], []
     for name, game, factor in product(detectors, ("plain", "linf"), FACTORS):
         size = {} if factor == 1 else {"eps": eps * factor}
         found = white_box(run, name, game, fitted_on, **size)
@@ -293,14 +294,15 @@ def table3_004(
     Args:
         names: the paper's "none", "det_is" and "gcd" -> our detectors.
     """
-    rows = []
+    rows, named = [], of_paper_004(run, attacks)
     for attack, (theirs, ours) in product(attacks, names.items()):
         found = white_box(run, ours, attack, fitted_on)
         passed = found.l2[found.won(0.05)]
         told = _successes(found)
         rows.append(
             {
-                **_named(attack),
+                "attack": named[attack][0],
+                "targeted": named[attack][1],
                 "detector": theirs,
                 "here": told.pop("success_5"),
                 **told,
@@ -313,20 +315,15 @@ def table3_004(
 
 def table4_004(run: Run, fitted_on: str, names: dict[str, str]) -> pd.DataFrame:
     """Table 4 of paper 004 beside ours: the mean L2 of DDN's images that succeed."""
-    rows = []
-    for attack, theirs in product(("004.ddn", "004.ddn_targeted"), ("none", "gcd")):
-        found = white_box(run, names[theirs], attack, fitted_on)
+    rows, attacks = [], of_paper_004(run, ("004.ddn", "004.ddn_targeted"))
+    for (name, (attack, targeted)), theirs in product(attacks.items(), ("none", "gcd")):
+        found = white_box(run, names[theirs], name, fitted_on)
         won = found.won(0.05)
         here = found.l2[won].mean().item() if won.any() else None
         told = {"here": here, "success": _share(won), "n": len(won)}
-        rows.append({**_named(attack), "detector": theirs, **told})
+        rows.append({"attack": attack, "targeted": targeted, "detector": theirs, **told})
     dataset = pictures_of_002(run)
     return papers.compare("004.table4", rows, dataset=dataset)[list(TABLE4_004)]
-
-
-def _named(attack: str) -> dict:
-    aimed = attack.endswith("_targeted")
-    return {"attack": attack.removeprefix("004.").removesuffix("_targeted"), "targeted": aimed}
 
 
 def forms(run: Run, fitted_on: str, detectors: Sequence[str]) -> pd.DataFrame:
@@ -407,7 +404,7 @@ def informed(run: Run, fitted_on: str) -> pd.DataFrame:
     """
     rows = []
     if run.data.shape[0] == 3:
-        for name in ("colour_reversing", "gradcam_colour_reversing"):
+        for name in COLOURED:
             games = {"plain": ("",), "both_orders": ("",)}
             games["linf"] = ("held", "derived") if name.startswith("gradcam") else ("",)
             for game, maps in games.items():
@@ -454,6 +451,10 @@ def _steps(run: Run) -> int:
     return run.preset["white_box_steps"]
 
 
+def _size(run: Run) -> dict[str, float]:
+    return budget(run.data.name, math.prod(run.data.shape))
+
+
 def _planted(run: Run) -> list[dict]:
     """A detector that is planted to be weak must fall, and one whose gradient is planted to be
     masked must be named.
@@ -461,7 +462,7 @@ def _planted(run: Run) -> list[dict]:
     model, n = classifier(run).model, run.preset["white_box_test"] or 100
     x = run.data.test[:n].pixels()
     y = predict(model, x).argmax(1)
-    size = budget(run.data.name, x[0].numel())
+    size = _size(run)
     knobs = {"eps": size["eps"], "step": size["eps"] / 4, "steps": _steps(run)}
     blind = ATTACKS["pgd"](model, x, y, seed=run.seed, **knobs)
     pattern = (blind - x).mean(0, keepdim=True)  # what the attacks have in common
@@ -507,6 +508,6 @@ def whole_defence(run: Run, fitted_on: str, guide: str) -> pd.DataFrame:
 
 def setting_told(run: Run) -> dict:
     """The budget of all games: eps in 255ths, l2, steps."""
-    size = budget(run.data.name, int(torch.tensor(run.data.shape).prod()))
+    size = _size(run)
     steps = {"steps": _steps(run), "search": run.preset["white_box_search"]}
     return {"eps_255": 255 * size["eps"], "l2": size["eps_l2"], **steps}
