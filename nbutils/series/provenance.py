@@ -5,6 +5,7 @@ import json
 
 from nbutils.resources import checkout
 from nbutils.series.runner import sources_hash
+from nbutils.steps.joining import JOINED
 from nbutils.store.fingerprints import fingerprint
 
 
@@ -15,7 +16,10 @@ def code_of(notebook: str, steps: dict[str, list[str]]) -> dict:
         steps: by the place of each step's function ("nbutils.steps.detector.make_detector") the
             registry entries that are in its fingerprint.
     """
-    every = {place: [_fingerprint(place, entries), entries] for place, entries in steps.items()}
+    own, every = {f"nbutils.detectors.DETECTORS[{name}]" for name in JOINED}, {}
+    for place, entries in steps.items():
+        of_series = [entry for entry in entries if entry not in own]  # others stand in the cells
+        every[place] = [_fingerprint(place, of_series), of_series]
     return {"cells": _cells(notebook), "steps": every}
 
 

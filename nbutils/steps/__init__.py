@@ -13,6 +13,7 @@ from nbutils.steps.controls import controls
 from nbutils.steps.density import density
 from nbutils.steps.detector import detector
 from nbutils.steps.evaluation import evaluation
+from nbutils.steps.joining import join
 from nbutils.steps.robust import robust
 from nbutils.steps.saliency import learned_saliency, maps
 
@@ -28,4 +29,4 @@ STEPS = {
     "robust": robust,
 }
 
-__all__ = ["STEPS", "maps"]
+__all__ = ["STEPS", "join", "maps"]

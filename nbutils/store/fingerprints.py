@@ -12,8 +12,10 @@ import ast
 import functools
 import hashlib
 import importlib
+import inspect
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -155,9 +157,30 @@ def _strings(thing: object) -> Iterator[str]:
             yield from _strings(part)
 
 
-@cache
 def _piece(module: str, name: str) -> tuple[str, list[Place], set[str]]:
     """The source of a module's name, what it names in nbutils, and the strings in it."""
+    if name == "<lambda>":
+        raise TypeError(f"{module} has a lambda, which has no name to hash it by.")
+    thing = getattr(sys.modules.get(module), name, None)
+    if not module.startswith(PACKAGE) and callable(thing):
+        if not getattr(sys.modules[module], "__file__", None):  # a notebook's cell
+            return _of_cell(thing), [], set()
+    return _of_file(module, name)
+
+
+def _of_cell(thing: Callable) -> str:
+    """The source of a function or class that was typed into a notebook, as it stands now."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    except (OSError, TypeError) as error:
+        raise TypeError(f"{thing.__qualname__} has no source that Python remembers.") from error
+    for node in ast.walk(tree):
+        _strip(node)
+    return ast.unparse(tree)
+
+
+@cache
+def _of_file(module: str, name: str) -> tuple[str, list[Place], set[str]]:
     tops, imports = _module(module)
     nodes, own = tops.get(name, []), module.startswith(PACKAGE)
     targets = [target for node in nodes for target in _names(node, module)] if own else []
