@@ -393,7 +393,7 @@ import torch
 from nbutils import steps
 from nbutils.series import session
 from nbutils.series.parameters import DEFAULTS
-from nbutils.steps import end_to_end, recovery, white_box
+from nbutils.steps import end_to_end, recovery, white_box, worst_case
 changes = {"dropouts": [0.3, 0.7], "epochs": 2, "saliency_epochs": 1, "detector_epochs": 1}
 small = {"PRESET": "smoke", "THREADS": 1, "DEVICE": "cpu", "OUT": sys.argv[1], "CHANGES": changes}
 run = session.configure("01_classifiers", DEFAULTS | small)
@@ -409,6 +409,7 @@ recovery.recovery(run, "gcd", "tuned", "fgsm")
 recovery.removal(run, "fgsm")
 white_box.white_box(run, "id", "alternating", "fgsm", hardened=1)
 end_to_end.end_to_end(run, "fgsm", "gcd")
+worst_case.on_noise(run, "id", "fgsm")
 
 class Own(torch.nn.Module):
     def __init__(self):
@@ -444,6 +445,7 @@ MAKERS = {
     "make_refitted": "refitted/",
     "make_white_box": "white_box/",
     "make_end_to_end": "end_to_end/",
+    "make_on_noise": "on_noise/",
 }
 
 
