@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
 from nbutils import InputError
@@ -314,14 +315,14 @@ def matrix(
     size: int = 9,
 ) -> Axes:
     """A matrix of numbers in [low, 1] with the numbers written in it; rows: trained on, columns:
-    tested on.
+    tested on. What is not-a-number is left blank.
     """
     ax.imshow(values, cmap="cividis", vmin=low, vmax=1)
     for (i, j), value in np.ndenumerate(values):
         ax.text(
             j,
             i,
-            f"{value:.2f}",
+            "" if np.isnan(value) else f"{value:.2f}",
             ha="center",
             va="center",
             fontsize=size,
@@ -937,3 +938,37 @@ def setting(name: str) -> str:
     """A setting's name as a figure with little room has it: "004.pgd_targeted" is "PGD T"."""
     attack = name.rpartition(".")[2].removesuffix("_targeted").removesuffix("_quick")
     return short(attack) + (" T" if name.endswith("_targeted") else "")
+
+
+OUTCOMES = {  # of a claim, best first, with their colours
+    "holds": GREEN,
+    "in part": SKY,
+    "undecided": "#dddddd",
+    "does not": RED,
+    "outside the paper's scope": "#f4f4f4",
+    "not testable here": "white",
+}
+CONTROLS = {"survives": "+", "does not survive": "x", "not run": ""}
+
+
+def outcomes(ax: Axes, verdicts: pd.DataFrame) -> Axes:
+    """A square for each claim (row) and run (column) in the colour of its outcome, and in it what
+    its control says: + it survives, x it does not, nothing: not run.
+
+    Args:
+        verdicts: rows with `claim`, `run`, `verdict` (of OUTCOMES, perhaps with more words after a
+            colon) and `control` (of CONTROLS).
+    """
+    claims, runs = (list(dict.fromkeys(verdicts[key])) for key in ("claim", "run"))
+    for row in verdicts.itertuples():
+        at = runs.index(row.run), claims.index(row.claim)
+        outcome = row.verdict.partition(":")[0]
+        place = (at[0] - 0.5, at[1] - 0.5)
+        ax.add_patch(Rectangle(place, 1, 1, facecolor=OUTCOMES[outcome], edgecolor="white"))
+        ax.text(*at, CONTROLS[row.control], ha="center", va="center", fontsize=9)
+    for outcome, fill in OUTCOMES.items():
+        ax.plot([], [], "s", color=fill, markeredgecolor=GREY, label=outcome)
+    ax.set(xlim=(-0.5, len(runs) - 0.5), ylim=(len(claims) - 0.5, -0.5))
+    ax.set_xticks(range(len(runs)), runs, rotation=30, ha="right", fontsize=8)
+    ax.set_yticks(range(len(claims)), claims, fontsize=8)
+    return ax

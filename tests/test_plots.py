@@ -5,6 +5,7 @@ from itertools import pairwise
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -208,3 +209,35 @@ def test_sensitivities_are_shares_of_each_group_over_common_bins():
 def test_a_setting_is_short_in_a_figure():
     names = ["004.pgd_targeted", "004.carlini_wagner_l2_quick", "004.fgsm", "ddn"]
     assert [plots.setting(name) for name in names] == ["PGD T", "C&W", "FGSM", "DDN"]
+
+
+def test_outcomes_are_squares_with_the_controls_sign():
+    rows = [
+        {"claim": "a", "run": "one", "verdict": "holds", "control": "survives"},
+        {"claim": "b", "run": "one", "verdict": "does not", "control": "does not survive"},
+        {
+            "claim": "b",
+            "run": "two",
+            "verdict": "outside the paper's scope: holds",
+            "control": "not run",
+        },
+    ]
+    ax = plots.outcomes(plt.subplots()[1], pd.DataFrame(rows))
+    found = {
+        (round(p.get_x() + 0.5), round(p.get_y() + 0.5)): matplotlib.colors.to_hex(
+            p.get_facecolor()
+        )
+        for p in ax.patches
+    }
+    want = {(0, 0): "holds", (0, 1): "does not", (1, 1): "outside the paper's scope"}
+    assert found == {
+        place: matplotlib.colors.to_hex(plots.OUTCOMES[name]) for place, name in want.items()
+    }
+    signs = {tuple(map(round, text.get_position())): text.get_text() for text in ax.texts}
+    assert signs == {(0, 0): "+", (0, 1): "x", (1, 1): ""}
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["a", "b"]
+
+
+def test_a_matrix_leaves_blank_what_was_not_measured():
+    ax = plots.matrix(plt.subplots()[1], np.array([[0.5, np.nan]]), ["a"], ["b", "c"])
+    assert [text.get_text() for text in ax.texts] == ["0.50", ""]

@@ -16,7 +16,7 @@ SHOWN = ("claim", "says", "verdict", "control", "cells", "n", "seeds")
 
 
 def read(folder: Path) -> Published:
-    """The results JSON of a run's folder."""
+    """The results JSON of a folder."""
     results = {}
     for path in sorted(folder.glob("[0-9][0-9]_*.json")):
         results[path.stem[:2]] = json.loads(path.read_text(encoding="utf-8"))
