@@ -237,6 +237,38 @@ def test_a_score_at_a_kink_is_no_leak_and_a_leak_is_one_at_any_precision(guarded
             leaks.batch_composition(Scored(guarded, leaking), clean, adversarial)
 
 
+def test_a_tie_in_the_picture_is_no_leak(guarded):
+    """Where a flat patch ties the values of a max-pooling, its derivative may be any of theirs, in
+    float64 too: which one it is hangs on the batch, and says nothing of the attack.
+    """
+    clean, adversarial = torch.rand(2, 20, 1, 12, 12)
+    clean[3, 0, 0, :2] = 1.0
+
+    def tied(x):
+        return brightness(x) + 0.1 * (x[:, 0, 0, 0] == x[:, 0, 0, 1]) * (len(x) != 20)
+
+    detector = Scored(guarded, tied)
+    mixed = scores(detector, torch.cat([clean, adversarial]))
+    assert (scores(detector, clean) - mixed[:20]).abs()[3] > 0.05
+    leaks.batch_composition(detector, clean, adversarial)
+    untied = leaks._untied(clean)
+    assert untied.min() >= 0 and untied.max() <= 1 and (untied - clean).abs().max() <= 1e-4
+
+    def everywhere(x):
+        return brightness(x) + 0.1 * (len(x) != 20)
+
+    with pytest.raises(leaks.Leak, match="depend on the batch"):
+        leaks.batch_composition(Scored(guarded, everywhere), clean, adversarial)
+
+
+def test_two_pictures_do_not_accuse_a_detector_of_reading_the_format(guarded):
+    """Their AUROC is 0, a half or 1 by luck."""
+    clean = (255 * torch.rand(2, 1, 12, 12)).round() / 255
+    attacked = (clean + 20.3 / 255).clamp(0, 1)
+    found = judged(Scored(guarded, fractions), clean, attacked)
+    assert found["fractions"] == 1 and abs(found["raw"] - found["rounded"]) > 0.02
+
+
 @pytest.mark.parametrize(
     "name",
     [

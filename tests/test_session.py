@@ -470,3 +470,11 @@ def test_what_cannot_be_printed_is_escaped_and_nothing_fails():
     )
     done = python(code=code, **C_LOCALE)
     assert done.stdout == "\\xe9\n", done.stderr
+
+
+def test_the_rivals_of_07_are_those_that_see_no_attack(tmp_path):
+    run = session.configure("07_gcd_detector", {"OUT": str(tmp_path), "DETECTORS": ["tws_noise"]})
+    assert run.parameters["DETECTORS"] == ["tws_noise"]
+    for name in ("id", "mahalanobis", "nonsense"):
+        with pytest.raises(InputError, match="choose among pixel_defend"):
+            session.configure("07_gcd_detector", {"OUT": str(tmp_path), "DETECTORS": [name]})

@@ -86,7 +86,7 @@ NOTEBOOKS = {
     "04_image_and_jacobian": ["ATTACKS", "DETECTORS", "READINGS", "EPS_255", "FPR"],
     "05_model_based_saliency": ["ATTACKS", "DETECTORS", "FPR"],
     "06_gradcam_consistency": ["ATTACKS"],
-    "07_gcd_detector": ["ATTACKS", "FPR"],
+    "07_gcd_detector": ["ATTACKS", "DETECTORS", "FPR"],
     "08_white_box": ["ATTACKS", "DETECTORS"],
     "09_gcd_rectifier": ["ATTACKS", "FPR"],
     "10_scoreboard": [],
@@ -129,6 +129,9 @@ NEED_COLOUR = (
 
 
 ASK_ANY_DETECTOR = ("08_white_box",)  # others: those that are fitted
+
+
+ASK_RIVALS = ("07_gcd_detector",)  # that see no attack: a density, or fitted on clean images alone
 
 
 BEGIN_WITH_FGSM = ("06_gradcam_consistency",)  # whose first attack stands beside the paper's FGSM

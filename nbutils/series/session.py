@@ -32,13 +32,14 @@ from nbutils.data import DATASETS
 from nbutils.data.embedded import IN_COLOUR
 from nbutils.data.presets import PRESETS
 from nbutils.detectors import DETECTORS
-from nbutils.detectors.groups import FITTED, READING_NAMES
+from nbutils.detectors.groups import DENSITY, FITTED, ON_CLEAN, READING_NAMES
 from nbutils.models import ARCHITECTURES
 from nbutils.models.building import build
 from nbutils.models.published import NETWORKS
 from nbutils.resources import from_here, resource, usable_cpus
 from nbutils.series.parameters import (
     ASK_ANY_DETECTOR,
+    ASK_RIVALS,
     BEGIN_WITH_FGSM,
     COMMON,
     DEFAULTS,
@@ -215,9 +216,10 @@ def checked_together(notebook: str, parameters: dict) -> tuple[dict, dict]:
         raise InputError(
             f"SOURCE and CLASSES choose pictures of imagenet_subset; DATASET is {p['DATASET']}."
         )
+    detectors = DETECTORS if notebook in ASK_ANY_DETECTOR else FITTED
     for name, known in (
         ("ATTACKS", settings),
-        ("DETECTORS", DETECTORS if notebook in ASK_ANY_DETECTOR else FITTED),
+        ("DETECTORS", [*DENSITY, *ON_CLEAN] if notebook in ASK_RIVALS else detectors),
         ("READINGS", READING_NAMES.values()),
     ):
         for item in p.get(name, []):
