@@ -218,7 +218,8 @@ class Explorer:
 
         The picture's bytes are replaced, which does not flicker. While one is being drawn the front
         end holds back all places of the slider but the last, so that none queue however fast it is
-        dragged.
+        dragged. An image widget takes no alternative text (a tooltip breaks it, for it has no
+        description), so the sentence below it is what a reader hears who cannot see it.
         """
         import ipywidgets
 
@@ -246,7 +247,7 @@ class Explorer:
         words = ipywidgets.HTML()
 
         def put(drawn: Figure, sentence: str) -> None:
-            shown.value, shown.tooltip = as_png(drawn), sentence  # the tooltip names the picture
+            shown.value = as_png(drawn)
             words.value = f"<pre>{html.escape(wrapped(sentence))}</pre>"
 
         def moved(_: object) -> None:
