@@ -70,6 +70,8 @@ class TestNotebook:
         outputs = [out for c in cells for out in c["outputs"]]
         assert not any(out["output_type"] == "error" for out in outputs)
         assert not any(out.get("name") == "stderr" for out in outputs)
+        kinds = {kind for out in outputs for kind in out.get("data", {})}
+        assert not any("widget" in kind for kind in kinds), kinds
         assert path.stat().st_size < 500_000
         assert not re.search(r"(?<![\w.])/(work|root|home|tmp)/", path.read_text(encoding="utf-8"))
 

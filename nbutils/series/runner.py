@@ -236,11 +236,19 @@ def _executed(source: Path, target: Path, parameters: dict) -> str:
 def _kernels() -> Iterator[object]:
     """Kernels talk over files in place of TCP ports: no two of them can race for a port, and nobody
     listens on the network. The files lie in a folder of their own, which goes with them.
+
+    Where a notebook in JupyterLab runs the series, the kernels do not inherit its session: nobody
+    sits before them who could move a widget (`nbutils.explore.movable`).
     """
     from traitlets.config import Config
 
-    with tempfile.TemporaryDirectory(prefix="nbutils-", ignore_cleanup_errors=True) as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+    session = os.environ.pop("JPY_SESSION_NAME", None)
+    try:
+        with tempfile.TemporaryDirectory(prefix="nbutils-", ignore_cleanup_errors=True) as folder:
+            yield Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+    finally:
+        if session is not None:
+            os.environ["JPY_SESSION_NAME"] = session
 
 
 def _said(path: Path) -> list[str]:
