@@ -89,6 +89,7 @@ NOTEBOOKS = {
     "07_gcd_detector": ["ATTACKS", "FPR"],
     "08_white_box": ["ATTACKS", "DETECTORS"],
     "09_gcd_rectifier": ["ATTACKS", "FPR"],
+    "11_your_own_model": ["ATTACKS", "DETECTORS"],
 }
 
 
