@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from torch import nn
 
 from nbutils import InputError
+from nbutils.data.images import Images
 from nbutils.detectors.groups import TRAINED
 from nbutils.evaluation.classifying import accuracies
 from nbutils.evaluation.intervals import wilson
@@ -125,3 +127,8 @@ def knowing(run: Run, detectors: Sequence[str], fitted_on: str) -> pd.DataFrame:
             }
         )
     return frame(rows, KNOWING)
+
+
+def read_rightly(model: nn.Module, images: Images) -> float:
+    """The share of the images that a model reads rightly."""
+    return (predict(model, images.x).argmax(1) == images.y).double().mean().item()
