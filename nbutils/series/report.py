@@ -7,7 +7,7 @@ All shares of detectors are at 5 % false positives.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nbutils.evaluation.classifying import told_accuracy
+from nbutils.evaluation.classifying import told_accuracy, weak
 from nbutils.evaluation.intervals import wilson
 from nbutils.plots import setting
 from nbutils.series.session import Session
@@ -134,6 +134,11 @@ def _noisy(row: Row) -> bool:
     return at_least_half and not as_often(row)
 
 
+def _passed(row: Row) -> bool:
+    """Whether an attack that knows a detector may pass with half of what fools the classifier."""
+    return row["passes_high"] >= HALF * row["bare"]
+
+
 def _auroc(cell: Row) -> float:
     return cell["auroc"]
 
@@ -152,7 +157,8 @@ def may_say(tables: Tables) -> list[str]:
     """What these tables show, a sentence each."""
     about, said = tables["about"][0], []
     for row in tables["accuracy"][:1]:
-        said.append(told_accuracy(row, about["classes"]))
+        if not weak(row, about["classes"]):
+            said.append(told_accuracy(row, about["classes"]))
     names = short_names(tables)
     for row in tables["attacks"]:
         said.append(
@@ -166,11 +172,12 @@ def may_say(tables: Tables) -> list[str]:
                 f"{_listed(row['tells'], names)} from clean pictures and from noise of the same "
                 "size, while the attacker does not know it."
             )
-        if row["passes_high"] is not None and row["passes_high"] < HALF * row["bare"]:
+        if row["passes"] is not None and HALF <= row["bare"] and not _passed(row):
             said.append(
-                f"PGD that follows `{row['detector']}` as well passes with {row['passes']:.0%} of "
-                f"the pictures ({row['passes_low']:.0%} to {row['passes_high']:.0%}), less than "
-                f"half of what fools the bare classifier ({row['bare']:.0%})."
+                f"One attack that knows `{row['detector']}`, PGD in {about['steps']} steps within "
+                f"{about['eps_255']:.0f}/255, passes with {row['passes']:.0%} of the pictures "
+                f"({row['passes_low']:.0%} to {row['passes_high']:.0%}), less than half of what "
+                f"fools the bare classifier ({row['bare']:.0%})."
             )
     for row in tables["leads"]:
         if row["rival"] == "runner_up" and row["low"] > 0:
@@ -186,6 +193,9 @@ def may_not_say(tables: Tables) -> list[str]:
     sentence each.
     """
     about, names, said = tables["about"][0], short_names(tables), []
+    for row in tables["accuracy"][:1]:
+        if weak(row, about["classes"]):
+            said.append(told_accuracy(row, about["classes"]))
     for row in board(tables):
         against = _against(row, names)
         if against:
@@ -195,8 +205,9 @@ def may_not_say(tables: Tables) -> list[str]:
     if level:
         two = ", which with two classes is simply the other one" if about["classes"] == 2 else ""
         said.append(
-            f"The rectifier is not worth its training under {_listed(level, names)}, because it "
-            f"does not recover more labels than the second class{two}."
+            f"The rectifier is not shown to be worth its training under {_listed(level, names)}, "
+            "because it does not recover more labels, beyond the interval, than the second "
+            f"class{two}."
         )
     said += [row["says"] for row in tables["missing"] if row["says"]]
     n = min(row["n"] for row in tables["attacks"])
@@ -234,8 +245,8 @@ def _against(row: Row, names: Mapping[str, str]) -> list[str]:
     if row["scalars"]:
         scalars = [f"{names.get(a, a)} ({scalar})" for a, scalar in row["scalars"].items()]
         said.append(
-            f"It is not worth its training on {', '.join(scalars)}, because the number in "
-            "brackets, which nobody trained, does as well or better."
+            f"It is not shown to be worth its training on {', '.join(scalars)}, because it is not "
+            "ahead, beyond the interval, of the number in brackets, which nobody trained."
         )
     if row["unseen_less"]:
         fit, test = (names.get(row[key], row[key]) for key in ("unseen_fit", "unseen_on"))
@@ -243,7 +254,12 @@ def _against(row: Row, names: Mapping[str, str]) -> list[str]:
             f"It loses on attacks that it was not fitted on, for fitted on {fit} and tested on "
             f"{test} its AUROC is {row['unseen']:.2f}."
         )
-    if row["passes"] is not None and row["passes_high"] >= HALF * row["bare"]:
+    if row["passes"] is not None and row["bare"] < HALF:
+        said.append(
+            "How it stands against somebody who knows it is open, because the attack fools the "
+            f"bare classifier on {row['bare']:.0%} of the pictures alone."
+        )
+    elif row["passes"] is not None and _passed(row):
         said.append(
             f"It is no protection against somebody who knows it, because {row['passes']:.0%} of "
             f"such pictures pass, where {row['bare']:.0%} fool the bare classifier."
