@@ -32,11 +32,16 @@ def accuracies(parts: Mapping[str, torch.Tensor]) -> list[dict]:
     ]
 
 
-def told_accuracy(row: Mapping, classes: int) -> str:
-    """One row of `accuracies` as a sentence, and whether attacks on it would say anything.
+def weak(row: Mapping, classes: int) -> bool:
+    """Whether the interval of a row of `accuracies` does not lie above twice the share that
+    guessing would read rightly (1.5 times with two classes, where twice is everything).
+    """
+    return row["interval"][0] <= (1.5 if classes == 2 else 2) / classes
 
-    It is called weak where its interval does not lie above twice the share that guessing would
-    read rightly (1.5 times with two classes, where twice is everything).
+
+def told_accuracy(row: Mapping, classes: int) -> str:
+    """One row of `accuracies` as a sentence, and whether attacks on it would say anything
+    (`weak`).
     """
     low, high = row["interval"]
     chance = 1 / classes
@@ -44,7 +49,7 @@ def told_accuracy(row: Mapping, classes: int) -> str:
         f"The classifier reads {row['accuracy']:.1%} of {row['n']} images rightly ({row['split']}, "
         f"95 % interval {low:.1%} to {high:.1%}); guessing would read {chance:.1%}."
     )
-    if low > (1.5 if classes == 2 else 2) * chance:
+    if not weak(row, classes):
         return said
     return (
         f"{said} This is a weak classifier, and what is found of attacks on it means little: "

@@ -90,6 +90,7 @@ NOTEBOOKS = {
     "08_white_box": ["ATTACKS", "DETECTORS"],
     "09_gcd_rectifier": ["ATTACKS", "FPR"],
     "10_scoreboard": [],
+    "11_your_own_model": ["ATTACKS", "DETECTORS"],
 }
 
 
