@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from nbutils import InputError, steps
-from nbutils.detectors import DETECTORS, groups
+from nbutils.detectors import DETECTORS, gcd, groups
 from nbutils.detectors.base import Detector
 from nbutils.detectors.mahalanobis import Mahalanobis
 from nbutils.detectors.networks import Network
@@ -41,12 +41,14 @@ def cell(monkeypatch):
 def left_as_found():
     """What joined leaves again."""
     lists = [groups.TRAINED, groups.FITTED, groups.LEARNED]
-    before, found = [list(group) for group in lists], dict(DETECTORS)
+    dicts = [DETECTORS, groups.COMBINED]
+    before, found = [list(group) for group in lists], [dict(known) for known in dicts]
     yield
     for group, was in zip(lists, before, strict=True):
         group[:] = was
-    DETECTORS.clear()
-    DETECTORS.update(found)
+    for known, was in zip(dicts, found, strict=True):
+        known.clear()
+        known.update(was)
     joining.JOINED.clear()
 
 
@@ -87,6 +89,26 @@ def test_one_that_needs_no_fit_joins_by_its_score(tmp_path, cell):
     x = run.data.test[:3].pixels()
     assert torch.allclose(made.score(x), x.mean((1, 2, 3))) and record == {}
     assert "bright" not in groups.TRAINED
+
+
+SUM = "def both(pixels, sensitivity):\n    return pixels + sensitivity\n"
+
+
+def test_a_rule_of_gcd_from_a_cell_joins_and_a_changed_one_is_asked_anew(
+    tmp_path, cell, monkeypatch
+):
+    run = configure(tmp_path, ATTACKS=["fgsm"])
+    entry = partial(gcd.GCD, pixels="id", sensitivity="insen", rule="own")
+    for factor in (1, 2):
+        rule = cell(SUM.replace("return", f"return {factor} *")).both
+        monkeypatch.setitem(gcd.RULES, "own", rule)
+        steps.join(run, "gcd_own", entry)
+        found = steps.evaluation(run, "gcd_own", "fgsm", "fgsm").tensors["clean"][0]
+        halves = [steps.detector(run, name, "fgsm")[0] for name in ("id", "insen")]
+        x = steps.adversarial(run, "fgsm").x
+        expected = factor * halves[0].score(x) + halves[1].score(x)
+        assert torch.allclose(found, expected, atol=1e-3), factor
+    assert "gcd_own" in groups.TRAINED and groups.COMBINED["gcd_own"] == ("id", "insen")
 
 
 class Own(Detector):

@@ -377,10 +377,12 @@ def test_within_class_sees_through_a_label_reader():
 
 
 def test_outputs_that_are_not_from_these_sources():
-    for path in runner.notebooks():
+    for path in [*runner.notebooks(), *runner.solutions()]:
         notebook = json.loads(path.read_text(encoding="utf-8"))
         stored = notebook["metadata"]["nbutils"]["sources"]
-        assert runner.sources_hash(notebook) == stored, f"{path.name}: run `make render`"
+        assert runner.sources_hash(notebook) == stored, (
+            f"{path.parent.name}/{path.name}: run `make render`"
+        )
         edited = copy.deepcopy(notebook)
         code = next(cell for cell in edited["cells"] if cell["cell_type"] == "code")
         code["source"].append("\npass")

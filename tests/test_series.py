@@ -127,15 +127,21 @@ def test_render_stores_outputs_with_the_hash_of_their_sources_and_publish_copies
         nbformat.v4.new_markdown_cell("# small"),
         nbformat.v4.new_code_cell("import sys\nprint('noise', file=sys.stderr)\n6 * 7"),
     ]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    solved = tmp_path / "solutions" / path.name
+    solved.parent.mkdir()
+    for place in (path, solved):
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), place)
     monkeypatch.setattr(runner, "notebooks", lambda chosen="": [path])
     monkeypatch.setattr(publish, "PUBLISHED", tmp_path / "published")
     monkeypatch.setattr(runner, "run_folder", lambda parameters: series[0] / FOLDER)
-    assert runner.render(say=lambda line: None) == 0
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    (output,) = stored["cells"][1]["outputs"]
-    assert output["data"]["text/plain"] in (["42"], "42")
-    assert stored["metadata"]["nbutils"]["sources"] == runner.sources_hash(stored)
+    lines = []
+    assert runner.render(say=lines.append) == 0
+    assert re.match("77_small .* kB", lines[0]) and re.match("    solutions .* kB", lines[1])
+    for place in (path, solved):
+        stored = json.loads(place.read_text(encoding="utf-8"))
+        (output,) = stored["cells"][1]["outputs"]
+        assert output["data"]["text/plain"] in (["42"], "42")
+        assert stored["metadata"]["nbutils"]["sources"] == runner.sources_hash(stored)
     published = {p.name for p in (tmp_path / "published" / FOLDER).glob("*.json")}
     assert published == {f"{name}.json" for name in NOTEBOOKS}
 
@@ -227,3 +233,13 @@ def test_what_a_notebook_says_of_its_pictures_is_repeated_once(tmp_path, monkeyp
     runner.run({"OUT": str(tmp_path)}, "00 01", say=lines.append)
     assert [line.strip() for line in lines].count(told) == 1
     assert not any("progress" in line for line in lines)
+
+
+@pytest.mark.parametrize("path", runner.solutions(), ids=lambda p: p.stem)
+def test_solutions_run_on_what_the_lecture_kept_and_leave_its_results(series, tmp_path, path):
+    kept = series[0] / FOLDER
+    of_lecture = [kept / "results" / f"{path.stem}.json", *kept.glob(f"figures/{path.stem}-*.png")]
+    before = {p: p.read_bytes() for p in of_lecture if "-solution-" not in p.name}
+    error = runner._execute(path, tmp_path / path.name, {**PARAMETERS, "OUT": str(series[0])})
+    assert not error, error
+    assert {p: p.read_bytes() for p in before} == before and len(before) > 1

@@ -46,6 +46,14 @@ def notebooks(chosen: str = "") -> list[Path]:
     return [p for p in every if not wanted or any(p.stem.startswith(w) for w in wanted)]
 
 
+def solutions(chosen: str = "") -> list[Path]:
+    """The notebooks that solve the exercises, one a lecture, in order; `chosen` as of `notebooks`.
+    A lecture that has none yet is left out.
+    """
+    beside = [path.parent / "solutions" / path.name for path in notebooks(chosen)]
+    return [path for path in beside if path.is_file()]
+
+
 def parameter_names(path: Path) -> set[str]:
     """The names in the cell tagged `parameters`."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
@@ -285,37 +293,45 @@ def sources_hash(notebook: dict) -> str:
 
 
 def render(*, say=print) -> int:
-    """The only author of stored outputs: every notebook in order, clean kernel, its own parameters;
-    publishes the results JSON beside.
+    """The only author of stored outputs: every notebook in order, each with its solutions behind
+    it, clean kernel, its own parameters; publishes the results JSON beside.
     """
+    os.environ["NBUTILS_PROGRESS"] = "0"
+    solved = {path.name: path for path in solutions()}
+    for lecture in notebooks():
+        for path in filter(None, (lecture, solved.get(lecture.name))):
+            started = time.perf_counter()
+            _rendered(path)
+            name = path.stem if path == lecture else f"    {path.parent.name}"
+            say(
+                f"{name:<28}{time.perf_counter() - started:7.1f} s   "
+                f"{path.stat().st_size // 1000} kB"
+            )
+    publish(run_folder({}))
+    return 0
+
+
+def _rendered(path: Path) -> None:
+    """Execute a notebook as it stands and store its outputs in it, with the hash of its sources."""
     import nbformat
     from nbclient import NotebookClient
 
-    os.environ["NBUTILS_PROGRESS"] = "0"
-    for path in notebooks():
-        started = time.perf_counter()
-        notebook = nbformat.read(path, 4)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
-        place = {"metadata": {"path": str(checkout())}}
-        with _kernels() as config:
-            NotebookClient(
-                notebook, timeout=1800, kernel_name="python3", config=config, resources=place
-            ).execute()
-        for cell in notebook.cells:
-            cell.metadata.pop("execution", None)
-            if cell.cell_type == "code":
-                cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
-        notebook.metadata = {
-            "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-            "language_info": {"name": "python"},
-            "nbutils": {"sources": sources_hash(json.loads(nbformat.writes(notebook)))},
-        }
-        atomically(path, (nbformat.writes(notebook) + "\n").encode())
-        say(
-            f"{path.stem:<28}{time.perf_counter() - started:7.1f} s   "
-            f"{path.stat().st_size // 1000} kB"
-        )
-    publish(run_folder({}))
-    return 0
+    notebook = nbformat.read(path, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    place = {"metadata": {"path": str(checkout())}}
+    with _kernels() as config:
+        NotebookClient(
+            notebook, timeout=1800, kernel_name="python3", config=config, resources=place
+        ).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+        "nbutils": {"sources": sources_hash(json.loads(nbformat.writes(notebook)))},
+    }
+    atomically(path, (nbformat.writes(notebook) + "\n").encode())
