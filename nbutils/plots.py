@@ -675,7 +675,8 @@ def small_png(figure: Figure, colours: int = 256) -> bytes:
 
 def in_small_files() -> None:
     """From here on a notebook stores its figures by `small_png`, since a notebook with many
-    pictures of maps becomes too large to be kept in git. Outside a notebook it does nothing.
+    pictures of maps becomes too large to be kept in git. Each output also keeps, as `alt`, what the
+    figure shows in words (`described`). Outside a notebook it does nothing.
     """
     try:
         from IPython import get_ipython
@@ -684,7 +685,66 @@ def in_small_files() -> None:
     shell = get_ipython()
     if shell is not None:
         plt.switch_backend(plt.get_backend())  # the backend sets its own form when it first starts
-        shell.display_formatter.formatters["image/png"].for_type(Figure, small_png)
+        shell.display_formatter.formatters["image/png"].for_type(Figure, _told_png)
+
+
+def _told_png(figure: Figure) -> tuple[bytes, dict[str, str]]:
+    return small_png(figure), {"alt": described(figure)}
+
+
+def described(figure: Figure, most: int = 8) -> str:
+    """What a figure shows, for readers who do not see it: its title, those of its panels or
+    pictures, what stands along the axes, the legend, and other words that are written in it.
+
+    Args:
+        most: so many titles, places or names of a kind are told, then how many more there are.
+    """
+    drawn = [ax for ax in figure.axes if ax.get_visible() and ax.get_label() != "<colorbar>"]
+    pictures = [ax for ax in drawn if ax.images and not len(ax.get_xticks())]
+    panels = [ax for ax in drawn if ax.axison and ax not in pictures and ax.has_data()]
+    titles = [ax.get_title(where) for ax in panels for where in ("left", "center", "right")]
+    title = _words(figure.get_suptitle())
+    if not title and len(panels) == 1:
+        title, titles = _words(" ".join(titles)), []
+    told = [f"Figure: {title}" if title else "Figure"]
+    told += _list("Panels", titles, most)
+    if pictures:
+        told.append(f"{len(pictures)} picture{'s' if len(pictures) > 1 else ''}")
+        told += _list("Rows", [ax.get_ylabel() for ax in pictures], most)
+        told += _list("Captions", [ax.get_title() for ax in pictures], most)
+    for name in ("x", "y"):
+        axes = [getattr(ax, f"{name}axis") for ax in panels]
+        places = [text.get_text() for axis in axes for text in axis.get_majorticklabels()]
+        told += _list(name, [axis.label.get_text() for axis in axes], most)
+        told += _list(f"Along {name}", filter(_is_name, places), most)
+    legends = [*figure.legends, *(ax.get_legend() for ax in panels if ax.get_legend())]
+    told += _list("Legend", [text.get_text() for one in legends for text in one.texts], most)
+    bars = [ax.get_ylabel() or ax.get_xlabel() for ax in figure.axes if ax not in drawn]
+    told += _list("Colours", bars, most)
+    notes = [*figure.texts, *(text for ax in drawn for text in ax.texts)]
+    notes = [text.get_text() for text in notes if _words(text.get_text()) != title]
+    told += _list("Written in it", filter(_is_name, notes), most)
+    return " ".join(part if part[-1] in ".?!" else f"{part}." for part in told)
+
+
+def _words(text: str) -> str:
+    """A text of a figure without its breaks of lines and the signs of mathematics."""
+    money = "\0"
+    signs = text.replace(r"\$", money).replace("$", "").replace("\\", "").replace(money, "$")
+    return " ".join(signs.split())
+
+
+def _list(kind: str, texts: Iterable[str], most: int) -> list[str]:
+    """One part of a description, each text once; none where all are empty."""
+    found = [one for one in dict.fromkeys(_words(text) for text in texts) if one]
+    more = [f"{len(found) - most} more"] if len(found) > most else []
+    return [f"{kind}: {'; '.join(found[:most] + more)}"] if found else []
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text beside an axis or in a panel is no number."""
+    number = re.fullmatch(r"[\d.,+\-−]+(e[+\-−]?\d+)?", text)
+    return bool(re.search(r"[^\W\d_]", text)) and not number and "mathdefault" not in text
 
 
 def matrices(panels: dict[str, pd.DataFrame], *, across: int, title: str) -> Figure:

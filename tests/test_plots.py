@@ -241,3 +241,76 @@ def test_outcomes_are_squares_with_the_controls_sign():
 def test_a_matrix_leaves_blank_what_was_not_measured():
     ax = plots.matrix(plt.subplots()[1], np.array([[0.5, np.nan]]), ["a"], ["b", "c"])
     assert [text.get_text() for text in ax.texts] == ["0.50", ""]
+
+
+def test_a_figure_of_curves_is_told_by_its_title_axes_and_legend(ax):
+    plots.curve(ax, [1, 2], [0.5, 0.6], "fgsm")
+    plots.curve(ax, [1, 2], [0.5, 0.6], "id")
+    ax.set(xlabel="eps in\n1/255", ylabel=r"AUROC of $\theta$")
+    ax.legend()
+    told = "x: eps in 1/255. y: AUROC of theta. Legend: fgsm; id."
+    assert plots.described(ax.figure) == f"Figure. {told}"
+    ax.set_title("One panel")
+    assert plots.described(ax.figure) == f"Figure: One panel. {told}"
+    ax.figure.suptitle("Is it found?")
+    assert plots.described(ax.figure) == f"Figure: Is it found? Panels: One panel. {told}"
+
+
+def test_a_figure_of_pictures_is_told_by_its_rows_and_captions():
+    x = torch.rand(3, 1, 4, 4)
+    figure = plots.perturbations(x, x + 0.1, ["9", *MONEY], title="FGSM, 3 of 150 images")
+    assert plots.described(figure) == (
+        "Figure: FGSM, 3 of 150 images. 9 pictures. Rows: clean; adversarial; perturbation x 5. "
+        "Captions: 9; 5$ & 10$$; 20$^{."
+    )
+    empty = torch.zeros(1, 1, 4, 4)
+    figure = plots.map_gallery(x[:1], {"logit": empty}, caption="A map and its image")
+    assert plots.described(figure) == (
+        "Figure: A map and its image. 2 pictures. Rows: image; logit. "
+        "Colours: share of the map's largest value. Written in it: empty."
+    )
+
+
+def test_a_figure_of_categories_names_its_places_and_no_number(ax):
+    plots.bars(ax, ["id\n(n = 9)", "jsd"], {"fgsm": [(0.5, 0.4, 0.6)] * 2})
+    ax.set_yscale("log")
+    ax.text(0, 0.5, "0.50")
+    ax.text(0, 0.5, "nothing here")
+    told = "Along x: id (n = 9); jsd. Written in it: nothing here."
+    assert plots.described(ax.figure) == f"Figure. {told}"
+    table = pd.DataFrame(np.full((2, 2), 0.7), ["fgsm", "pgd"], ["bim", "ddn"])
+    figure = plots.matrices(
+        {"id": table, "jsd": table, "smd": table}, across=2, title="Each on each"
+    )
+    assert plots.described(figure) == (
+        "Figure: Each on each. Panels: id; jsd; smd. x: tested on. Along x: BIM; DDN. "
+        "y: trained on. Along y: FGSM; PGD."
+    )
+
+
+def test_a_long_list_ends_with_how_many_more_there_are():
+    names = [f"attack {i}" for i in range(11)]
+    figure, axes = plt.subplots(1, 2, layout="constrained")
+    plots.marks(axes[0], names, {"id": range(11)})
+    figure.legend(["one of id"], loc="outside upper center")
+    told = plots.described(figure)
+    assert told.startswith(f"Figure. Along x: {'; '.join(names[:8])}; 3 more. Legend: one of id")
+    told = plots.described(figure, most=2)
+    assert "Along x: attack 0; attack 1; 9 more." in told
+
+
+def test_a_notebook_keeps_with_each_figure_what_it_shows():
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    try:
+        plots.in_small_files()
+        _, ax = plt.subplots()
+        ax.plot([1, 2], [1, 2])
+        ax.set_title("A rise")
+        data, metadata = shell.display_formatter.format(ax.figure)
+    finally:
+        InteractiveShell.clear_instance()
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert metadata["image/png"] == {"alt": "Figure: A rise."}
