@@ -32,7 +32,9 @@ SETTINGS = {  # every cell is drawn, also where it is scrolled out of sight; not
 
 def command():
     """The command line of the Makefile's `lab`, by this Python's Jupyter."""
-    recipe = re.search(r"^lab:.*\n\t.*/(jupyter .*)$", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    recipe = re.search(
+        r"^lab:.*\n\t.*/(jupyter .*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M
+    )
     words = shlex.split(recipe.group(1))
     return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
 

@@ -20,6 +20,8 @@ AHEAD = {  # by lecture: what its card asks to know before, and the word under w
     "07": {"JSD": "JSD", "trivial scalars": "trivial scalar", "leak controls": "leak control"},
     "08": {"attacks": "adversarial example", "detectors": "detector"},
     "09": {"attacks": "adversarial example", "GCD": "GCD"},
+    "10": {"AUROC": "AUROC", "control": "leak control"},
+    "11": {},
 }
 
 

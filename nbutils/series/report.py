@@ -7,9 +7,9 @@ All shares of detectors are at 5 % false positives.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nbutils.attacks.settings import setting
 from nbutils.evaluation.classifying import told_accuracy, weak
 from nbutils.evaluation.intervals import wilson
-from nbutils.plots import setting
 from nbutils.series.session import Session
 from nbutils.store.files import atomically
 
