@@ -32,10 +32,8 @@ SETTINGS = {  # every cell is drawn, also where it is scrolled out of sight; not
 
 def command():
     """The command line of the Makefile's `lab`, by this Python's Jupyter."""
-    recipe = re.search(
-        r"^lab:.*\n\t.*/(jupyter .*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M
-    )
-    words = shlex.split(recipe.group(1))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    words = shlex.split(re.search(r"^lab:.*\n\t.*/(jupyter .*)$", makefile, re.M)[1])
     return [str(Path(sys.executable).with_name(words[0])), *words[1:]]
 
 
