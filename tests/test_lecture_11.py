@@ -299,7 +299,10 @@ def tables(**changes):
             {"split": "test", "accuracy": 0.9, "interval": [0.83, 0.95], "n": 100}
             | changes.get("accuracy", {})
         ],
-        "attacks": [{"setting": a, **size, "changed_by_noise": 0.01, "n": 100} for a in ATTACKS],
+        "attacks": [
+            {"setting": a, "name": a[4:].upper(), **size, "changed_by_noise": 0.01, "n": 100}
+            for a in ATTACKS
+        ],
         "cells": cells,
         "controls": controls,
         "beside_scalars": beside,

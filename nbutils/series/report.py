@@ -144,13 +144,12 @@ def _auroc(cell: Row) -> float:
 
 
 def short_names(tables: Tables) -> dict[str, str]:
-    """The attacks' names as a reader wants them, "PGD" of "004.pgd"; as they are where two would
-    have one name.
+    """The attacks' names as a reader wants them, from the column `name` of `attacks`; as they are
+    where two would have one name.
     """
-    every = [row["setting"] for row in tables["attacks"]]
-    short = {name: setting(name) for name in every}
+    short = {row["setting"]: row["name"] for row in tables["attacks"]}
     several = {one for one in short.values() if list(short.values()).count(one) > 1}
-    return {name: name if one in several else one for name, one in short.items()}
+    return {setting: setting if one in several else one for setting, one in short.items()}
 
 
 def may_say(tables: Tables) -> list[str]:
@@ -277,8 +276,8 @@ def page(tables: Tables) -> str:
 
     Args:
         tables: rows of the tables that notebook 11 records: `about` (one row), `accuracy`,
-            `attacks` (of `tables.reached`, with `changed_by_noise`), `cells`, `controls`,
-            `beside_scalars`, `knowing`, `recovered`, `leads`, `missing`.
+            `attacks` (of `tables.reached`, with `name` and `changed_by_noise`), `cells`,
+            `controls`, `beside_scalars`, `knowing`, `recovered`, `leads`, `missing`.
     """
     about, names = tables["about"][0], short_names(tables)
     origin = "brought" if about["brought"] else "of this project"
