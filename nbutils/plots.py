@@ -20,8 +20,6 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 
 from nbutils import InputError
-from nbutils.attacks.settings import setting as setting  # notebooks name it beside the figures
-from nbutils.attacks.settings import short
 from nbutils.evaluation.intervals import wilson
 
 # Seven colours that readers of any eyesight tell apart (Okabe, Ito), black and greys; then styles.
@@ -89,6 +87,24 @@ LABELS = {
     "noise_gaussian": "Gaussian noise",
     "swapped": "another image's perturbation",
 }
+
+
+SHORT = {  # attacks, where a figure has little room
+    "fgsm": "FGSM",
+    "bim": "BIM",
+    "mim": "MIM",
+    "pgd": "PGD",
+    "ddn": "DDN",
+    "iterative_l2": "iterative l2",
+    "deepfool": "DeepFool",
+    "jsma": "JSMA",
+    "carlini_wagner_l2": "C&W",
+}
+
+
+def short(name: str) -> str:
+    """An attack's name as a figure with little room has it."""
+    return SHORT.get(name, name)
 
 
 def colour(name: str) -> str:
@@ -978,6 +994,12 @@ def sensitivity_histograms(groups: dict[str, np.ndarray], ax: Axes, *, bins: int
     ax.set(xlabel="log10 of the input sensitivity", ylabel="share of images")
     ax.legend(fontsize=8)
     return ax
+
+
+def setting(name: str) -> str:
+    """A setting's name as a figure with little room has it: "004.pgd_targeted" is "PGD T"."""
+    attack = name.rpartition(".")[2].removesuffix("_targeted").removesuffix("_quick")
+    return short(attack) + (" T" if name.endswith("_targeted") else "")
 
 
 OUTCOMES = {  # of a claim, best first, with their colours

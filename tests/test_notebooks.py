@@ -151,12 +151,10 @@ def table(folder, notebook, name):
 
 
 def test_the_readmes_findings_are_the_published_numbers():
-    """Each number of the eight findings, from the tables that it was read from."""
-    findings = (
-        README.read_text(encoding="utf-8").split("## Eight findings")[1].split("## Run it")[0]
-    )
+    """Each number of the nine findings, from the tables that it was read from."""
+    findings = README.read_text(encoding="utf-8").split("## Nine findings")[1].split("## Run it")[0]
     said = [" ".join(part.split()) for part in re.split(r"^\d\. ", findings, flags=re.M)[1:]]
-    assert len(said) == 8
+    assert len(said) == 9
 
     photographs = table("imagenet_subset-quick-s0-3edc645c", "04_image_and_jacobian", "controls")
     found = {(row["detector"], row["attack"]): row for row in photographs}
@@ -250,3 +248,23 @@ def test_the_readmes_findings_are_the_published_numbers():
     boxed = [row for row in rows if row["game"] == "linf"]
     assert len(boxed) == 14 and all(row["success_5"] == 1 and row["n"] == 50 for row in boxed)
     assert "(50 pictures, 8/255) every picture passes each of 14 detectors" in said[7]
+
+    rows = table("cifar10-quick-s0", "08_white_box", "every_attack")
+    caught = sorted(
+        ((r["caught_5"], r) for r in rows if r["family"] == "every attack"), key=lambda one: -one[0]
+    )
+    best = [row for share, row in caught if share == caught[0][0]]
+    assert len(caught) == 14 and {row["n"] for _, row in caught} == {300}
+    assert {f"{r['caught_5']:.2f} {r['low']:.2f} {r['high']:.2f}" for r in best} == {
+        "0.05 0.03 0.08"
+    }
+    assert {round(row["mean_5"], 2) for row in best} == {0.64}
+    assert "the best of 14 detectors catches .05 (.03 to .08)" in said[8] and "says .64" in said[8]
+    rows = table("mnist-quick-s0", "08_white_box", "every_attack")
+    caught = {r["detector"]: r["caught_5"] for r in rows if r["family"] == "every attack"}
+    rows = table("mnist-quick-s0", "08_white_box", "beside_noise")
+    noise = {r["detector"]: r["flagged_noise"] for r in rows}
+    numbers = [values[name] for name in ("gcd", "squeezing") for values in (caught, noise)]
+    assert max(caught, key=caught.get) == "gcd" and {r["n"] for r in rows} == {600}
+    assert [f"{number:.2f}" for number in numbers] == ["0.99", "0.99", "0.94", "0.06"]
+    assert "GCD catches .99, and flags .99" in said[8] and "catches .94, flags .06" in said[8]

@@ -161,27 +161,3 @@ def _printed(dataset: str) -> dict[str, dict]:
             "004.ddn",
         )
     }
-
-
-SHORT = {  # attacks, where a figure or a table has little room
-    "fgsm": "FGSM",
-    "bim": "BIM",
-    "mim": "MIM",
-    "pgd": "PGD",
-    "ddn": "DDN",
-    "iterative_l2": "iterative l2",
-    "deepfool": "DeepFool",
-    "jsma": "JSMA",
-    "carlini_wagner_l2": "C&W",
-}
-
-
-def short(name: str) -> str:
-    """An attack's name as a figure with little room has it."""
-    return SHORT.get(name, name)
-
-
-def setting(name: str) -> str:
-    """A setting's name as a figure with little room has it: "004.pgd_targeted" is "PGD T"."""
-    attack = name.rpartition(".")[2].removesuffix("_targeted").removesuffix("_quick")
-    return short(attack) + (" T" if name.endswith("_targeted") else "")

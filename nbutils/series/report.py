@@ -7,7 +7,6 @@ All shares of detectors are at 5 % false positives.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nbutils.attacks.settings import setting
 from nbutils.evaluation.classifying import told_accuracy, weak
 from nbutils.evaluation.intervals import wilson
 from nbutils.series.session import Session
