@@ -48,6 +48,8 @@ def good(smoke):
 def test_every_fault_has_its_own_sentence_and_a_good_model_none(good):
     model, x, y = good
     before = copy.deepcopy(model.state_dict())
+    for fault in refusals.SPOILED:
+        assert refusals.spoiled(model, fault) is not model and not model.training, fault
     assert refusals.arrive(model, x, y, 10) == ""
     rows = refusals.refusals(model, x, y, 10)
     assert [row["fault"] for row in rows] == list(refusals.SPOILED) == list(SENTENCES)
