@@ -9,8 +9,7 @@ import pytest
 from nbutils.series import runner
 from tests.conftest import ROOT
 
-STILL_TO_COME = ("10", "11")
-LECTURES = [path for path in runner.notebooks() if path.name[:2] not in STILL_TO_COME]
+LECTURES = runner.notebooks()
 PATHS = runner.solutions()
 
 
@@ -30,7 +29,7 @@ def parameters(path):
 
 
 def test_each_lecture_has_solutions_and_says_where():
-    solved = [path.name for path in PATHS if path.name[:2] not in STILL_TO_COME]
+    solved = [path.name for path in PATHS]
     assert solved == [path.name for path in LECTURES]
     known = sorted(path.name for path in (ROOT / "notebooks" / "solutions").iterdir())
     assert known == [path.name for path in PATHS]
