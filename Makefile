@@ -1,4 +1,5 @@
-# make run | test | lab | render | bench; variables: DATASET PRESET SEED (one, or a list: SEED="0 1 2") NOTEBOOKS OUT DEVICE
+# make run | test | lab | render | bench | site; variables: DATASET PRESET SEED (one, or a list: SEED="0 1 2") NOTEBOOKS OUT DEVICE
+# RUNS (of site: folders of runs)
 PYTHON ?= python3
 DATASET ?= digits
 PRESET ?= quick
@@ -6,6 +7,7 @@ SEED ?= 0
 NOTEBOOKS ?=
 OUT ?= runs
 DEVICE ?= auto
+RUNS ?=
 BIN := .venv/bin
 
 # A value as one word of the shell, whatever is in it.
@@ -14,6 +16,7 @@ quoted = '$(subst ','\'',$(1))'
 # A variable that no goal uses would be accepted and ignored.
 USED_run := DATASET PRESET SEED NOTEBOOKS OUT DEVICE
 USED_bench := OUT DEVICE
+USED_site := RUNS OUT
 GOALS := $(or $(MAKECMDGOALS),run)
 USED := PYTHON BIN $(foreach goal,$(GOALS),$(USED_$(goal)))
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -42,6 +45,10 @@ bench: .venv/ready
 	$(call quoted,$(BIN))/python tests/benchmarks/rectifiers.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 	$(call quoted,$(BIN))/python tests/benchmarks/white_box.py --out $(call quoted,$(OUT)) --device $(call quoted,$(DEVICE))
 
+site: .venv/ready
+	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -r notebooks/site/requirements.txt
+	$(call quoted,$(BIN))/python -m nbutils site --runs $(call quoted,$(RUNS)) --out $(call quoted,$(OUT))
+
 .venv/ready: requirements.txt pyproject.toml
 	$(call quoted,$(PYTHON)) -m venv .venv
 	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -52,4 +59,4 @@ bench: .venv/ready
 	$(call quoted,$(BIN))/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	touch $@
 
-.PHONY: run test lab render bench
+.PHONY: run test lab render bench site

@@ -1,5 +1,5 @@
-"""`python -m nbutils run | make | render | publish | verdicts | scoreboard`: the series of
-notebooks, single steps without Jupyter, or pages of what is published.
+"""`python -m nbutils run | make | render | publish | verdicts | scoreboard | site`: the series of
+notebooks, single steps without Jupyter, pages of what is published, or all of it as a web site.
 """
 
 import argparse
@@ -82,6 +82,19 @@ def main(arguments: list[str] | None = None) -> int:
         "scoreboard", help="all detectors from the published tables, without running anything"
     )
     ranking.add_argument("--write", action="store_true", help="write page and CSV in data/results")
+    showing = commands.add_parser(
+        "site", help="executed notebooks and the results' pages as a web site in OUT/site"
+    )
+    showing.add_argument(
+        "--runs",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="FOLDER",
+        help="of runs, a chapter each (default: the outputs that are stored in notebooks/)",
+    )
+    option, told = OPTIONS["OUT"]
+    showing.add_argument(option, default=parameters.DEFAULTS["OUT"], **told)
     args = parser.parse_args(arguments)
     _printable()
     try:
@@ -147,6 +160,17 @@ def _publish(args: argparse.Namespace) -> int:
     given = parameters.given(_given(args), parameters.OF_FOLDER, "publish")
     folder = publish(parameters.run_folder(given), pretrained=args.pretrained)
     print(f"Published in {folder}.")
+    return 0
+
+
+def _site(args: argparse.Namespace) -> int:
+    from nbutils.resources import from_here
+    from nbutils.series import publish, site
+
+    # several runs may be one value: `make site RUNS="runs/a runs/b"` hands them over in one word
+    given = [[word] if from_here(word).is_dir() else word.split() for word in args.runs if word]
+    first = site.build([run for words in given for run in words], args.out)
+    print(f"The site is made: open {publish.shown(first)} in a browser.")
     return 0
 
 
