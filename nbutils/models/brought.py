@@ -89,8 +89,8 @@ def _not_edited(module: ModuleType) -> None:
         if _read[file][1] != changed:
             raise InputError(
                 f"{file} was edited since Python read it, so the old model would pass for the new "
-                "one: run this again (in Jupyter, restart the kernel first). What was finished and "
-                "still holds is kept."
+                "one: run this again (in Jupyter, restart the kernel first), and what rests on it "
+                "is made anew."
             )
 
 

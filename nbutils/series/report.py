@@ -91,16 +91,16 @@ def as_often(row: Row) -> bool:
     return row["flagged_noise_sign"] >= low
 
 
-def silent(row: Row) -> bool:
-    """Whether a detector flags no more attacked pictures than the clean ones that it may flag: that
-    share is not below the interval of the share of attacked ones.
+def silent(cell: Row, control: Row) -> bool:
+    """Whether a detector flags no more attacked pictures than clean ones: the share of these that
+    it flags, or may flag, is not below the interval of the share of attacked ones.
 
     Args:
-        row: of `tables.controlled`.
+        cell: a row of `tables.CELL`. control: of `tables.controlled`, of the same attack.
     """
-    n = row["n"]
-    low, _ = wilson(round(row["flagged_adversarial"] * n), n)
-    return low <= FPR
+    n = control["n"]
+    low, _ = wilson(round(control["flagged_adversarial"] * n), n)
+    return low <= max(FPR, cell["fpr_measured_5"])
 
 
 def tells(cell: Row, control: Row) -> bool:
@@ -111,7 +111,7 @@ def tells(cell: Row, control: Row) -> bool:
         cell: a row of `tables.CELL`. control: of `tables.controlled`, of the same attack.
     """
     noise = as_often(control) or _noisy(control)
-    seen = cell["low"] > 0.5 and not silent(control)
+    seen = cell["low"] > 0.5 and not silent(cell, control)
     return not cell["collapsed"] and seen and not noise
 
 
@@ -129,7 +129,7 @@ def board(tables: Tables) -> list[dict]:
         flagged at the threshold, with the lower end of its interval, and the most `noise`; the
         attacks that it `tells` from noise, those on which noise is flagged `as_often`, those on
         which it is flagged at least half as often (`noisy`), those on which it flags no more than
-        it may of clean pictures (`silent`), and those on which an untrained scalar does as well,
+        of clean pictures (`silent`), and those on which an untrained scalar does as well,
         each with that scalar; what passes who does not know it (`unaware`) and who does (`passes`,
         with its interval), what fools the `bare` classifier, and the share without a gradient
         (`zero`). What was not measured is None.
@@ -168,7 +168,7 @@ def board(tables: Tables) -> list[dict]:
             "tells": [a for a, row in controls.items() if tells(own[a], row)],
             "as_often": [a for a, row in controls.items() if as_often(row)],
             "noisy": [a for a, row in controls.items() if _noisy(row)],
-            "silent": [a for a, row in controls.items() if silent(row)],
+            "silent": [a for a, row in controls.items() if silent(own[a], row)],
             "scalars": level,
             "unaware": games.get("plain", {}).get("success_5"),
             "passes": strong.get("success_5"),
@@ -346,8 +346,8 @@ def _against(row: Row, names: Mapping[str, str]) -> list[str]:
     silent_on = [attack for attack in row["silent"] if attack not in row["collapsed"] + often]
     if silent_on:
         said.append(
-            f"At its threshold it is not shown to flag more of {_listed(silent_on, names)} than "
-            "the 5 % that it may flag of clean pictures."
+            f"At its threshold it is not shown to flag more of {_listed(silent_on, names)} than of "
+            "clean pictures."
         )
     if row["scalars"]:
         scalars = [f"{names.get(a, a)} ({scalar})" for a, scalar in row["scalars"].items()]
