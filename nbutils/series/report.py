@@ -328,7 +328,7 @@ def _against(row: Row, names: Mapping[str, str]) -> list[str]:
         )
     if row["clean_low"] > FPR:
         said.append(
-            f"It flags {row['clean']:.0%} of clean test pictures, more than the 5 % that its "
+            f"It flags up to {row['clean']:.0%} of clean test pictures, more than the 5 % that its "
             "threshold allows, so what it flags of attacked ones is too much as well."
         )
     often = [attack for attack in row["as_often"] if attack not in row["collapsed"]]
@@ -529,6 +529,8 @@ def _made(tables: Tables) -> list[str]:
     ]
     if about["weights_file"]:
         said.insert(1, f"Weights: `{about['weights_file']}`, SHA-256 `{about['weights_sha256']}`.")
+    elif about["brought"]:
+        said.insert(1, f"Weights: those that `{about['model']}` loads by itself.")
     return ["## How this was made", "", *[f"- {sentence}" for sentence in said]]
 
 
