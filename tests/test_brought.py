@@ -162,7 +162,7 @@ def test_a_helper_that_was_edited_is_no_longer_what_runs(tmp_path, monkeypatch):
     before = steps.classifier(configure(tmp_path / "out", MODEL="using:make")).artifact
     (folder / "scaling.py").write_text("def scaled(x):\n    return x / 2\n", encoding="utf-8")
     os.utime(folder / "scaling.py", ns=(1, 1))
-    with pytest.raises(InputError, match=r"scaling.py was edited since Python read it: restart"):
+    with pytest.raises(InputError, match=r"scaling.py was edited since Python read it.*run this"):
         steps.classifier(configure(tmp_path / "out", MODEL="using:make"))
     for name in ("scaling", "using"):
         del sys.modules[name]
@@ -294,6 +294,34 @@ def test_a_model_that_refuses_other_values_itself_is_let_in():
     check_scale(Brought(Around(inside)), DIGITS.test[:64].pixels(), DIGITS.test[:64].y)
 
 
+class Bright(nn.Module):
+    """Two classes, dark and bright; `first` is the place of dark in the output, `white` the value
+    of the brightest picture.
+    """
+
+    def __init__(self, first, white=1):
+        super().__init__()
+        self.first, self.white = first, white
+
+    def forward(self, x):
+        bright = x.flatten(1).mean(1) / self.white - 0.5
+        logits = torch.stack([-bright, bright], 1)
+        return logits if self.first == 0 else logits.flip(1)
+
+
+def test_outputs_in_another_order_are_not_taken_for_other_values():
+    """A weak model of two classes in reverse: whatever gives one answer to all reads more."""
+    level = torch.linspace(0.05, 0.95, 120)
+    x, y = level.view(-1, 1, 1, 1).expand(-1, 1, 8, 8), (level > 0.5).long()
+    y = torch.where(torch.arange(120) % 4 == 0, 1 - y, y)  # a quarter of the labels is noise
+    check_scale(Bright(0), x, y)
+    check_scale(Bright(1), x, y)
+    with pytest.raises(InputError, match="its outputs stand in another order"):
+        check_trained(predict(Bright(1), x), y)
+    with pytest.raises(InputError, match=r"reads 50.0% of 120 .* when their values run from 0"):
+        check_scale(Bright(0, white=255), x, y)
+
+
 # -- what its code raises --------------------------------------------------------------------------
 
 
@@ -387,6 +415,12 @@ def test_from_the_users_own_folder_make_and_run_find_model_weights_and_out(tmp_p
     words[words.index("sub/best.pt")] = "best.pt"
     lost = python("make", "classifier", *words, **here)
     assert f"looked for at {tmp_path.resolve() / 'best.pt'}" in lost.stderr, lost.stderr
+
+
+def test_a_whole_model_that_was_saved_says_what_to_save(tmp_path):
+    torch.save(build("digits_net", (1, 8, 8), 2, seed=1), tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"Save model.state_dict\(\), not the model itself"):
+        load_weights(build("digits_net", (1, 8, 8), 2, seed=2), tmp_path / "w.pt")
 
 
 def test_checkpoints_of_the_usual_kinds_load(tmp_path):

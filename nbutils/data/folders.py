@@ -120,8 +120,9 @@ def class_folders(
             the parts, or one picture in both parts or in two classes.
     """
     if not (folder / "test").is_dir():
+        lacks = f"{folder} has no folder test/" if folder.is_dir() else f"No folder {folder}"
         raise InputError(
-            f"{folder} has no folder test/: put pictures into train/<class>/ and test/<class>/, "
+            f"{lacks}: put pictures into train/<class>/ and test/<class>/, "
             "or set DATA_ROOT or $NBUTILS_DATA."
         )
     parts = [part for part in ("train", "test") if (folder / part).is_dir()]

@@ -88,8 +88,9 @@ def _not_edited(module: ModuleType) -> None:
             _read[file] = (spec, changed)
         if _read[file][1] != changed:
             raise InputError(
-                f"{file} was edited since Python read it: restart it (in Jupyter, the kernel), or "
-                "the old model would pass for the new one."
+                f"{file} was edited since Python read it, so the old model would pass for the new "
+                "one: run this again (in Jupyter, restart the kernel first), and what rests on it "
+                "is made anew."
             )
 
 
@@ -124,7 +125,8 @@ def in_words(x: torch.Tensor) -> Iterator[None]:
     except Exception as error:
         raise InputError(
             f"The model cannot read images of shape {tuple(x.shape[1:])}, {len(x)} at once: "
-            f"{told(error)}"
+            f"{told(error)}. One that is made for another size or other channels must change the "
+            "images itself."
         ) from error
 
 
@@ -167,7 +169,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     except Exception as error:  # each format has errors of its own; the user needs the one sentence
         raise InputError(
             f"WEIGHTS {path.name} cannot be read as weights, it is damaged or holds more than "
-            f"tensors: {_first(error)}"
+            f"tensors: {_first(error)}. Save model.state_dict(), not the model itself."
         ) from error
     state = _state_in(state)
     if state is None:
@@ -184,7 +186,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         (model.body if inside else model).load_state_dict(state)
     except RuntimeError as error:
         raise InputError(
-            f"WEIGHTS {path.name} does not fit the model: {' '.join(str(error).split())[:200]}"
+            f"WEIGHTS {path.name} does not fit the model, and what fits a part of it alone is "
+            f"loaded by the factory itself: {' '.join(str(error).split())[:200]}"
         ) from error
 
 

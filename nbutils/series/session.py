@@ -103,7 +103,7 @@ class Session(Run):
             "code": code_of(self.notebook, self.code),
             "timings": {**self.timings, "notebook": seconds},
         }
-        text = json.dumps(_plain(result), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        text = json.dumps(plain(result), indent=1, sort_keys=True, allow_nan=False) + "\n"
         path = self.shown / "results" / f"{self.notebook}.json"
         atomically(path, text.encode())
         return json.loads(text)
@@ -113,7 +113,7 @@ class Session(Run):
         (`nbutils.claims`).
         """
         number = self.notebook[:2]
-        return of_notebook(number, [Published(self.pictures, self.seed, {number: _plain(tables)})])
+        return of_notebook(number, [Published(self.pictures, self.seed, {number: plain(tables)})])
 
     def __repr__(self) -> str:
         p, place = self.parameters, f"CPU, {torch.get_num_threads()} threads"
@@ -384,16 +384,16 @@ def _keep_memory() -> None:
         libc.mallopt(trim_threshold, 2**31 - 1)
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """Tensors, arrays and numbers of numpy as JSON; floats to 6 digits, not-a-number as null."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
+        return [plain(v) for v in value]
     if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.dim() == 0):
         value = value.item()
     if isinstance(value, torch.Tensor | np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

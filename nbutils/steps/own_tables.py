@@ -2,19 +2,24 @@
 Tidy data frames, as those of `steps.tables`.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 from torch import nn
 
-from nbutils import InputError
+from nbutils import InputError, __version__
 from nbutils.data.images import Images
 from nbutils.detectors.groups import TRAINED
 from nbutils.evaluation.classifying import accuracies
 from nbutils.evaluation.intervals import wilson
 from nbutils.evaluation.tables import frame
 from nbutils.models.contract import predict
+from nbutils.resources import from_here
+from nbutils.steps.adversarial import setting_of
 from nbutils.steps.classifier import classifier, copied
 from nbutils.steps.detector import detector, usable
 from nbutils.steps.run import Run
@@ -22,6 +27,7 @@ from nbutils.steps.saliency import maps
 from nbutils.steps.white_box import guard, white_box
 from nbutils.steps.white_box_tables import setting_told
 
+NAMED = 10  # classes whose names are told
 PARTS = ("detectors", "rectifier", "logit_gradient", "grad_cam")
 BOX = ("plain", "linf")  # games: PGD that does not know the detector, and PGD that does
 KNOWING = (
@@ -39,16 +45,23 @@ KNOWING = (
 
 
 def about(run: Run) -> dict:
-    """What was looked at: the model, the pictures, the sizes, in one row."""
+    """What was looked at, and what it takes to look again, in one row: the model, the pictures, the
+    sizes, the command, the settings of the attacks in words, the versions. Of folders only the last
+    name is told, for where they lie is nobody's business.
+    """
     base, data = classifier(run), run.data
-    size = setting_told(run)
+    size, file = setting_told(run), run.parameters["WEIGHTS"]
+    path = from_here(file) if file not in ("", "none", "torchvision") else None
+    settings = {name: setting_of(run, name) for name in run.parameters.get("ATTACKS", [])}
+    more = len(data.classes) - NAMED
     return {
         "model": run.parameters["MODEL"] or base.record["architecture"],
         "weights": base.record["parameters"],
         "brought": run.brought,
-        "pictures": data.name,
+        "pictures": run.root.resolve().name if data.name == "folder" else data.name,
         "shape": "x".join(map(str, data.shape)),
         "classes": len(data.classes),
+        "names": ", ".join(data.classes[:NAMED]) + (f" and {more} others" if more > 0 else ""),
         "preset": run.parameters["PRESET"],
         "seed": run.seed,
         "train": len(data.train),
@@ -56,7 +69,45 @@ def about(run: Run) -> dict:
         "test": len(data.test),
         "eps_255": size["eps_255"],
         "steps": size["steps"],
+        "attacked_train": min(run.preset["attacked_train"] or len(data.train), len(data.train)),
+        "settings": "; ".join(f"`{name}` is {_in_words(one)}" for name, one in settings.items()),
+        "weights_file": path.name if path else "",
+        "weights_sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path else "",
+        "command": _command(run.parameters),
+        "version": __version__,
+        "torch": torch.__version__.split("+")[0],
+        "device": run.device.type,
     }
+
+
+def _in_words(setting: Mapping) -> str:
+    """ "pgd, eps 4/255, step 1/255, steps 40": what is measured in [0,1] in 255ths."""
+    told = [setting["attack"]]
+    for knob, value in setting.items():
+        if knob in ("eps", "step") and setting.get("norm", "linf") == "linf":
+            told.append(f"{knob} {255 * value:.3g}/255")
+        elif knob != "attack":
+            told.append(f"{knob} {value}")
+    return ", ".join(told)
+
+
+def _command(parameters: Mapping) -> str:
+    """What makes this run again, typed where the last names of DATA_ROOT and WEIGHTS lie."""
+    options = {"dataset": "DATASET", "preset": "PRESET", "seed": "SEED", "threads": "THREADS"}
+    options |= {"data-root": "DATA_ROOT", "model": "MODEL"}
+    words = ["python", "-m", "nbutils", "run", "--notebooks", "11"]
+    for option, name in options.items():
+        value = parameters.get(name)
+        if name == "DATA_ROOT" and value:
+            value = from_here(value).resolve().name
+        if value or name == "SEED":
+            words += [f"--{option}", str(value)]
+    for name, value in parameters.items():
+        if value and name not in (*options.values(), "OUT", "DEVICE"):
+            told = value if isinstance(value, str) else json.dumps(value)
+            told = from_here(told).name if name == "WEIGHTS" else told
+            words += ["-p", name, told]
+    return shlex.join(words)
 
 
 def missing(run: Run) -> dict[str, str]:
