@@ -52,7 +52,7 @@ def formulas(path):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Two runs: the one has notebooks 00 and 02, the other 00; of the figures of the second the
-    first alone is told in words.
+    first alone is told in words, and it has a formula that is wider than a page.
     """
     folder = tmp_path_factory.mktemp("runs")
     found = [copied(folder / FIRST, "00", "02"), copied(folder / SECOND, "00")]
@@ -62,6 +62,8 @@ def runs(tmp_path_factory):
     first["metadata"] = {"image/png": {"alt": TOLD}}
     for one in others:
         one["metadata"] = {}
+    wide = " + ".join(f"a_{{{i}}}" for i in range(80))
+    notebook["cells"].append({"cell_type": "markdown", "metadata": {}, "source": f"$${wide}$$"})
     path.write_text(json.dumps(notebook), encoding="utf-8")
     return found
 
@@ -296,6 +298,7 @@ def test_bars_are_as_high_as_letters_unless_they_are_left_and_right(conf):
     kinds = [("prefix", "‖"), ("postfix", "‖"), ("prefix", "|"), ("postfix", "|")]
     assert re.findall(r'<mo form="(\w+)" stretchy="false">(.)</mo>', drawn) == kinds
     assert "<mo>|</mo>" in conf.mathml(r"\left|\frac{a}{b}\right|")
+    assert '<mo class="overline">‾</mo>' in conf.mathml(r"\overline{a + b}")  # drawn by site.css
 
 
 def test_an_unknown_command_is_no_formula(conf):
@@ -493,21 +496,38 @@ def test_the_switch_makes_page_and_code_dark_and_light_again(window, built):
         assert (brightness(behind[1]) < 80) == is_dark and (brightness(code[0]) > 160) == is_dark
 
 
+WIDER = (
+    "return [...document.querySelectorAll(arguments[0])]"
+    ".filter(one => one.scrollWidth > one.clientWidth).length"
+)
+
+
 @browser.needed
 @pytest.mark.parametrize("width", [1400, 800, 500])
-def test_wide_tables_scroll_in_their_box_and_not_the_page(built, width):
+def test_what_is_wide_scrolls_in_its_box_and_not_the_page(built, width):
+    found = {
+        f"{A}/02_attacks.html": (".cell_output .output", 1 if width < 800 else 0),
+        f"{B}/00_start_here.html": ("div.formula", 1),
+        "results/scoreboard.html": (".pst-scrollable-table-container", 3),
+        "results/verdicts.html": (".pst-scrollable-table-container", 3),
+        "index.html": (".pst-scrollable-table-container", 0),
+    }
     with browser.chromium(width) as driver:
-        scrolled = 0
-        for page in (f"{A}/02_attacks.html", "results/scoreboard.html", "index.html"):
+        for page, (box, least) in found.items():
             opened(driver, built, page)
-            root = "document.documentElement"
-            assert not driver.execute_script(f"return {root}.scrollWidth - {root}.clientWidth")
-            scrolled += driver.execute_script(
-                "return [...document.querySelectorAll('article table')].filter(one => {"
-                "  const box = one.closest('.pst-scrollable-table-container, .output');"
-                "  return box && box.scrollWidth > box.clientWidth }).length"
-            )
-        assert scrolled > 2
+            assert not driver.execute_script(WIDER, "html"), page
+            assert driver.execute_script(WIDER, box) >= least, page
+
+
+@browser.needed
+def test_lines_of_code_and_rows_of_tables_are_seen_whole(window, built):
+    opened(window, built, f"{A}/02_attacks.html")
+    assert not window.execute_script(WIDER, ".cell_input pre")
+    heights = "return [...document.querySelectorAll(arguments[0])].map(one => one.offsetHeight)"
+    card, *others = window.execute_script(heights, "article thead")
+    assert card == 0 and others and all(others)  # the card has no heading, other tables have
+    opened(window, built, "results/scoreboard.html")
+    assert max(window.execute_script(heights, "article tbody tr")) < 60
 
 
 # What axe finds worst; the theme leaves nothing of that kind that would have to be listed here.
