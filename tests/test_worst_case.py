@@ -1,5 +1,7 @@
 """Every attack at once, noise, and the cost of a score."""
 
+import copy
+
 import pytest
 import torch
 
@@ -78,6 +80,9 @@ def test_cost_counts_passes_where_they_can_be_counted(smoke):
     assert worst_case.cost(squeezed, x) == 2  # the picture, and its squeezed copy
     derived, _ = steps.detector(smoke, "gradient_norm")
     assert 1.5 < worst_case.cost(derived, x) < 3.1  # forward and back
+    tapped, _ = steps.detector(smoke, "mahalanobis_sum")
+    tapped = copy.deepcopy(tapped)  # as when it has scored nothing yet
+    assert worst_case.cost(tapped, x) == worst_case.cost(tapped, x)
     with worst_case.Flops() as counted:
         Linear(m=48).double()(torch.zeros(5, 3, 4, 4, dtype=torch.float64))
     assert counted.total == 0 or counted.total == 2 * 5 * 48
