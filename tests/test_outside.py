@@ -219,6 +219,9 @@ def _execute(socket, source):
     }
     socket.send(json.dumps(message))
     while True:
-        answer = json.loads(socket.recv())
+        frame = socket.recv()
+        if isinstance(frame, bytes):  # a widget's picture, which comes beside the answers
+            continue
+        answer = json.loads(frame)
         if answer.get("channel") == "shell" and answer["parent_header"].get("msg_id") == number:
             return answer["content"]["status"]

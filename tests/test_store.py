@@ -262,7 +262,7 @@ def module(tmp_path, monkeypatch):
             del sys.modules[name]
             vars(package).pop(name.split(".")[1], None)
         fingerprints._module.cache_clear()
-        fingerprints._piece.cache_clear()
+        fingerprints._of_file.cache_clear()
         importlib.invalidate_caches()
 
     def made(source, name="made"):
@@ -400,7 +400,7 @@ def test_a_new_package_is_followed(module):
 
 def test_code_edited_after_the_start_is_refused_and_lambdas_are_no_roots(monkeypatch):
     fingerprints._module.cache_clear()
-    fingerprints._piece.cache_clear()
+    fingerprints._of_file.cache_clear()
     monkeypatch.setattr(fingerprints, "LOADED", 0.0)
     with pytest.raises(InputError, match="was edited since Python started"):
         fingerprint(gradient.fgsm)
@@ -413,7 +413,7 @@ def test_code_edited_after_the_start_is_refused_and_lambdas_are_no_roots(monkeyp
 def test_fingerprints_tell_the_attacks_apart_and_bim_needs_pgd():
     assert len({fingerprint(attack)[0] for attack in ATTACKS.values()}) == len(ATTACKS)
     reached = {
-        name: fingerprints._piece("nbutils.attacks.gradient", name)[1] for name in ("bim", "fgsm")
+        name: fingerprints._of_file("nbutils.attacks.gradient", name)[1] for name in ("bim", "fgsm")
     }
     assert ("nbutils.attacks.gradient", "pgd") in reached["bim"]
     assert ("nbutils.attacks.gradient", "pgd") not in reached["fgsm"]
@@ -423,7 +423,7 @@ def test_fingerprints_tell_the_attacks_apart_and_bim_needs_pgd():
 def test_every_entry_of_the_registries_can_be_followed(registry):
     for name, entry in registry.items():
         places = [*fingerprints._places(entry)]
-        assert places and all(fingerprints._piece(*place)[0] for place in places), name
+        assert places and all(fingerprints._of_file(*place)[0] for place in places), name
 
 
 def test_a_fingerprint_is_the_same_in_every_process():
