@@ -8,7 +8,7 @@ they can meet (`board`).
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,7 @@ from nbutils.claims.rule import pooled_over_seeds
 from nbutils.series.parameters import NOTEBOOKS
 from nbutils.series.publish import PUBLISHED
 from nbutils.series.verdicts import published, read
+from nbutils.steps.worst_case import EVERY
 
 PAGE, CELLS = "scoreboard.md", "scoreboard.csv"
 CELL = (
@@ -124,9 +125,6 @@ def board(run: Published) -> list[Row]:
             }
         )
     return sorted(rows, key=lambda row: (-row["worst"], row["detector"]))
-
-
-EVERY = "every attack"  # the family of notebook 08's table of all attacks at once
 
 
 def at_once(run: Published) -> list[Row]:
@@ -325,12 +323,14 @@ def of_claims(groups: dict[str, list[Published]]) -> list[Row]:
     """A row a claim and group of runs, in the order of the claims: `run`, `claim`, `says`,
     `verdict`, `control`, the counts of cells, `n`, `seeds` and the `notebook` that argues it.
     """
-    rows = [
-        {"run": name, **row, "notebook": notebook_of(row["claim"])}
-        for name, runs in groups.items()
-        for row in judged(runs)
-    ]
+    rows = named({name: judged(runs) for name, runs in groups.items()})
+    rows = [{**row, "notebook": notebook_of(row["claim"])} for row in rows]
     return sorted(rows, key=lambda row: _in_order(row["claim"]))
+
+
+def named(by_run: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """The rows of several runs in one list, each with the name of its `run`."""
+    return [{"run": name, **row} for name, rows in by_run.items() for row in rows]
 
 
 def _in_order(claim: str) -> tuple:
